@@ -1,0 +1,33 @@
+# make demo: the whole thing on the embedded data set. make test: the whole test suite. Both set themselves up in .venv.
+
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+STAMP := .venv/installed
+
+.PHONY: install demo test check clean
+
+install: $(STAMP)
+
+# opencv-python needs the system's libGL, which servers and containers often lack; the headless build of the same version does not.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is not Python 3.11 or newer; make PYTHON=python3.11 names another" >&2; exit 2; }
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
+	$(PIP) install -c constraints.txt setuptools
+	$(PIP) install -c constraints.txt --no-build-isolation -e '.[dev]'
+	$(BIN)/python -c 'import cv2' 2>/dev/null || { $(PIP) uninstall -y opencv-python && $(PIP) install -c constraints.txt --force-reinstall --no-deps opencv-python-headless; }
+	$(BIN)/python -c 'import cv2, torch, torchvision, ultralytics'
+	touch $@
+
+demo: install
+	$(BIN)/python -m detclean run configs/yolo.yaml
+
+test: install
+	$(BIN)/python -m pytest
+
+check: install
+	scripts/check
+
+# Runs stay: they are the user's.
+clean:
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,34 @@
+"""What can be said about a data set before any model has seen it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import polars as pl
+
+from detclean.audit.geometry import find_geometry_faults
+from detclean.audit.images import find_duplicates, find_image_faults, hash_images
+from detclean.dataset import Dataset, Finding
+
+SEVERITIES = ("error", "warning", "note")
+
+
+@dataclass(frozen=True)
+class Audit:
+    """findings: worst severity first; duplicates: what `find_duplicates` returned, by position in `dataset.images`."""
+
+    findings: tuple[Finding, ...]
+    duplicates: pl.DataFrame
+
+
+def audit_dataset(dataset: Dataset, *, workers: int = 1, progress: Callable[[int, int], None] | None = None) -> Audit:
+    """Everything that needs no model, over all splits at once, since pictures also repeat across them.
+
+    workers: processes that read pictures; progress is called with the number of pictures read and of all that exist.
+    """
+    hashes = hash_images(dataset, workers=workers, progress=progress)
+    duplicates = find_duplicates(hashes)
+    findings = [*dataset.findings, *find_geometry_faults(dataset), *find_image_faults(dataset, hashes, duplicates)]
+    findings.sort(key=lambda finding: (SEVERITIES.index(finding.severity), finding.kind))
+    return Audit(tuple(findings), duplicates)

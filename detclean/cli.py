@@ -1,0 +1,136 @@
+"""The commands, and the only place where errors become words. Nothing heavy is imported before a command needs it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from detclean import __version__
+from detclean.errors import ConfigError, DetcleanError
+
+FAULTS_FOUND, BAD_INPUT, BUG, STOPPED = 1, 2, 3, 130
+ENVIRONMENT_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EMFILE}  # the machine's, nobody's bug
+
+app = typer.Typer(
+    name="detclean",
+    help="Finds wrong labels in object-detection data sets and helps people put them right.",
+    add_completion=False,
+    no_args_is_help=False,
+    rich_markup_mode=None,
+)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        print(f"detclean {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True)] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def run(
+    config: Annotated[str, typer.Argument(help="The configuration, a YAML file such as configs/yolo.yaml.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Override the file: train.epochs=20 model=yolo26n.pt")
+    ] = None,
+) -> None:
+    """Find wrong labels, rank them, write a cleaned copy."""
+    from detclean.config import read_config
+
+    resolved = read_config(config, overrides or [])
+
+    from detclean.pipeline import run_pipeline
+    from detclean.show.progress import open_display
+    from detclean.show.summary import print_summary
+
+    with open_display(resolved.folder / "run.log") as display:
+        result = run_pipeline(resolved, display)
+    print_summary(result.summary, result.issues, result.folder)
+
+
+@app.command()
+def check(
+    data: Annotated[str, typer.Argument(help="A YOLO data.yaml, a COCO .json or a Pascal VOC folder.")],
+    options: Annotated[list[str] | None, typer.Argument(metavar="images=FOLDER", help="Where a COCO file's images lie.")] = None,
+    show_all: Annotated[bool, typer.Option("--all", help="Show every finding, not the first few of each kind.")] = False,
+) -> None:
+    """Look for faults that need no model, in seconds. Exit status 1 where something is wrong."""
+    images = _read_images_option(options or [])
+
+    from rich.console import Console
+
+    from detclean.audit import audit_dataset
+    from detclean.formats import read_dataset
+    from detclean.show.progress import open_display
+    from detclean.show.summary import print_findings
+
+    with open_display(console=Console(stderr=True, quiet=not sys.stderr.isatty())) as display:  # standard output is for the findings
+        dataset = read_dataset(data, images)
+        display.task("images", "read", dataset.image_count)
+        audit = audit_dataset(dataset, workers=os.cpu_count() or 1, progress=lambda done, total: display.advance("images", done, total))
+    print_findings(audit.findings, show_all)
+    wrong = sum(finding.severity in ("error", "warning") for finding in audit.findings)
+    print(
+        f"\n{data}: {dataset.image_count} images, {len(dataset.annotations)} annotations, {wrong or 'no'} fault{'' if wrong == 1 else 's'}"
+    )
+    if wrong:
+        raise typer.Exit(FAULTS_FOUND)
+
+
+def _read_images_option(options: Sequence[str]) -> str | None:
+    images = None
+    for option in options:
+        key, _, images = option.partition("=")
+        if key != "images" or not images:
+            raise ConfigError(f"command line: '{option}' is no option of check; the only one is images=FOLDER")
+    return images
+
+
+def answer(arguments: Sequence[str]) -> int:
+    """Runs a command line and answers its exit status; every error has become a line on standard error."""
+    try:
+        status = app(args=list(arguments), prog_name="detclean", standalone_mode=False)
+    except (DetcleanError, typer.TyperException) as error:
+        hint = "" if isinstance(error, DetcleanError) else "; detclean --help lists what there is"
+        print(f"error: {' '.join(str(error).split()).rstrip('.')}{hint}", file=sys.stderr)
+        return BAD_INPUT
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in ENVIRONMENT_ERRORS:
+            print(f"error: {error.filename or 'a file'}: {error.strerror}; mend that, and the same command goes on", file=sys.stderr)
+            return BAD_INPUT
+        words = " ".join(f"{type(error).__name__}: {error}".split())
+        print(f"error: a bug in detclean: {words} (details: {_write_traceback()})", file=sys.stderr)
+        return BUG
+    if status == STOPPED:  # typer's answer to Ctrl-C
+        print("\nstopped; the same command goes on from here", file=sys.stderr)
+    return int(status or 0)
+
+
+def _write_traceback() -> str:
+    import tempfile
+    import traceback
+
+    with tempfile.NamedTemporaryFile(
+        "w", prefix="detclean-", suffix=".txt", delete=False, encoding="utf-8", errors="backslashreplace"
+    ) as f:
+        f.write(traceback.format_exc())
+    return f.name
+
+
+def main() -> None:
+    """The entry point of `detclean` and `python -m detclean`."""
+    for stream in (sys.stdout, sys.stderr):  # a file name that the terminal's encoding lacks is shown, not died of
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    sys.exit(answer(sys.argv[1:]))

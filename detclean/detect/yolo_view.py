@@ -1,0 +1,80 @@
+"""The data set as Ultralytics gets to see it: pictures under plain names, labels that it can read, a list of images per fold.
+
+Odd file names, label files that it would refuse, and its habit of writing beside the images all end here: the user's folders are
+read and never written.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import yaml
+
+from detclean.boxes import Mask, box_area, clip_boxes, xyxy_to_cxcywhn
+from detclean.dataset import Dataset
+from detclean.files import share_image
+
+# Endings that Ultralytics looks at; a picture with another one is told by its content.
+IMAGE_ENDINGS = (".avif", ".bmp", ".dng", ".heic", ".jpeg", ".jpg", ".mpo", ".pfm", ".png", ".tif", ".tiff", ".webp")
+LABEL_DECIMALS = 9
+
+
+def find_names(dataset: Dataset) -> list[str | None]:
+    """The name of each picture in the view, `0000017.jpg` for image 17; None where there is no picture or no size."""
+    names: list[str | None] = []
+    for index, (path, size) in enumerate(zip(dataset.images["path"], dataset.sizes, strict=True)):
+        usable = path is not None and bool((size > 0).all()) and os.path.isfile(path)
+        ending = Path(path).suffix.lower() if usable else ""
+        names.append(f"{index:07d}{ending if ending in IMAGE_ENDINGS else '.jpg'}" if usable else None)
+    return names
+
+
+def write_view(dataset: Dataset, names: list[str | None], out: Path) -> Path:
+    """Pictures and labels of the whole data set to `out/view`, once; names (N,) from `find_names`; -> that folder."""
+    view, partial = out / "view", out / "view.partial"
+    if view.exists():
+        return view
+    shutil.rmtree(partial, ignore_errors=True)
+    (partial / "labels").mkdir(parents=True)
+    labels = format_labels(dataset)
+    for index, (path, name) in enumerate(zip(dataset.images["path"], names, strict=True)):
+        if name is not None:
+            share_image(Path(path), partial / "images" / name)
+            (partial / "labels" / f"{index:07d}.txt").write_text(labels.get(index, ""))
+    os.replace(partial, view)
+    return view
+
+
+def format_labels(dataset: Dataset) -> dict[int, str]:
+    """The text of each image's label file: boxes cut at the border, without crowds and boxes of no area."""
+    annotations, sizes = dataset.annotations, dataset.sizes[dataset.annotations.image_index]
+    cut = clip_boxes(annotations.xyxy, sizes)
+    crowd = annotations.is_crowd if annotations.is_crowd is not None else np.zeros(len(annotations), bool)
+    kept = np.isfinite(cut).all(axis=1) & (box_area(cut) > 0) & ~crowd
+    shares = xyxy_to_cxcywhn(cut[kept], sizes[kept]).round(LABEL_DECIMALS)
+    rows = pl.DataFrame({"image": annotations.image_index[kept], "category": annotations.category[kept]})
+    rows = rows.with_columns(pl.Series(side, shares[:, i]) for i, side in enumerate(("x", "y", "width", "height")))
+    line = pl.concat_str("category", "x", "y", "width", "height", separator=" ") + "\n"
+    texts = rows.group_by("image").agg(line.str.join("")) if len(rows) else rows.select("image", "category")
+    return dict(texts.iter_rows())
+
+
+def write_fold_lists(dataset: Dataset, names: list[str | None], held_out: Mask, view: Path, folder: Path) -> None:
+    """A fold's `data.yaml`, its list of images to train on, and `held_out.parquet`: image_index, path, width, height.
+
+    held_out: (N,). What data.yaml must name as `val` is the images to train on: no held-out label is ever within reach.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    name = pl.Series("path", names, dtype=pl.String)
+    images = pl.DataFrame({"image_index": np.arange(dataset.image_count)}).with_columns(
+        (f"{view / 'images'}{os.sep}" + name).alias("path"), dataset.images["width"], dataset.images["height"]
+    )
+    images.filter(pl.Series(held_out) & name.is_not_null()).write_parquet(folder / "held_out.parquet")
+    trained = images.filter(~pl.Series(held_out) & name.is_not_null())["path"].to_list()
+    (folder / "train.txt").write_text("\n".join(trained) + "\n", encoding="utf-8")
+    content = {"path": str(folder), "train": "train.txt", "val": "train.txt", "names": dict(enumerate(dataset.categories))}
+    (folder / "data.yaml").write_text(yaml.safe_dump(content, allow_unicode=True, sort_keys=False), encoding="utf-8")

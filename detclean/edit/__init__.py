@@ -1,0 +1,1 @@
+"""From issues to changes of the labels."""

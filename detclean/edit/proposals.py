@@ -1,0 +1,49 @@
+"""What each issue would change in the data set, under the user's strategy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import polars as pl
+
+from detclean.dataset import Dataset, Edit
+
+Strategy = Literal["fix", "drop_boxes", "drop_images"]
+
+
+@dataclass(frozen=True)
+class Cleaning:
+    """edits to annotations, and images (by index) that are left out altogether."""
+
+    edits: tuple[Edit, ...]
+    drop_images: tuple[int, ...]
+
+
+def propose_cleaning(dataset: Dataset, issues: pl.DataFrame, strategy: Strategy = "fix", min_probability: float | None = None) -> Cleaning:
+    """Edits for the issues from `min_probability` on; for those with the verdict "noisy" where that is None.
+
+    fix: the proposed edit of each. drop_boxes: suspected annotations are deleted, nothing is added or moved. drop_images: every image
+    with an issue is left out.
+    """
+    chosen = issues.filter(pl.col("verdict") == "noisy" if min_probability is None else pl.col("probability") >= min_probability)
+    if strategy == "drop_images":
+        return Cleaning((), tuple(sorted(set(chosen["image_index"].to_list()))))
+    if strategy == "drop_boxes":
+        flagged = chosen.filter(pl.col("annotation").is_not_null())
+        deletions = (Edit("delete", row["image_index"], row["annotation"]) for row in flagged.iter_rows(named=True))
+        return Cleaning(tuple(deletions), ())
+    position = {name: i for i, name in enumerate(dataset.categories)}
+    return Cleaning(tuple(_as_edit(row, position) for row in chosen.iter_rows(named=True) if row["action"] != "review"), ())
+
+
+def _as_edit(row: dict[str, Any], position: dict[str, int]) -> Edit:
+    action = row["action"]
+    box = (row["suggested_x1"], row["suggested_y1"], row["suggested_x2"], row["suggested_y2"])
+    return Edit(
+        action,
+        row["image_index"],
+        row["annotation"],
+        category=position[row["suggested_category"]] if action in ("add", "relabel") else None,
+        xyxy=box if action in ("add", "move") else None,
+    )

@@ -1,0 +1,384 @@
+"""COCO files: one JSON document with images, annotations and categories, read and patched record by record."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import polars as pl
+
+from detclean.boxes import Boxes, Floats, Ints, Mask, clip_boxes, xywh_to_xyxy, xyxy_to_xywh
+from detclean.dataset import Dataset, Edit
+from detclean.errors import DatasetError
+from detclean.files import share_image, write_whole
+from detclean.formats.imagefiles import read_image_sizes
+from detclean.formats.records import FindingLog, issue_boxes, make_unique, require
+
+FOLDER_PROBES = 200  # file names tried in each folder that may hold the images
+LONG_NUMBER = re.compile(rb"(?<![.\d])\d{19,}")  # may exceed 64 bits, which orjson would read as a float
+Record = dict[str, Any]
+
+
+# Reading
+
+
+def read_coco(path: str | Path, images: str | Path | None = None) -> Dataset:
+    """The data set of a COCO file. Ids stay the source's, as integers where all of a kind are and as text otherwise.
+
+    images: the folder that file names are relative to; None looks beside the file, "none" says that there are no pictures.
+    Raises DatasetError where the file is no COCO file or no picture is found.
+    """
+    source = Path(os.path.abspath(path))
+    document = load_json(source)
+    _check_document(document, source)
+    log = FindingLog(source.name)
+    categories = _read_categories(document["categories"], source, log)
+    table, index_of = _read_images(document["images"], images, source, log)
+    if not table.height:
+        raise DatasetError(f"{source}: holds no usable image; its images list needs records with id, file_name, width and height")
+    names = make_unique([str(record.get("name", record["id"])) for record in categories], [record["id"] for record in categories])
+    for record, name in zip(categories, names, strict=True):
+        if name != str(record.get("name", record["id"])):
+            log.add(
+                "category-name-twice", "warning", source.name, f"category {record['id']} shares its name with another; it is called {name}"
+            )
+    number_of = {record["id"]: i for i, record in enumerate(categories)}
+    annotations, positions = _read_annotations(document["annotations"], index_of, number_of, log)
+    ids = tuple(record["id"] for record in categories)
+    return Dataset(table, names, annotations, positions, "coco", source, ids, log.finish())
+
+
+def load_json(path: Path) -> Any:
+    """A JSON file's content; NaN and numbers of more than 64 bits are kept. Raises DatasetError with the line where it is damaged."""
+    return _load_json(path)[0]
+
+
+def _load_json(path: Path) -> tuple[Any, bool]:
+    """The content, and whether it is plain: without NaN and long numbers, which orjson would write as something else."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DatasetError(f"{path}: cannot be read ({error.strerror}); name an existing JSON file") from None
+    if not LONG_NUMBER.search(content):
+        try:
+            return orjson.loads(content), True
+        except orjson.JSONDecodeError:
+            pass  # the slower reader accepts more, and knows the line of what it does not
+    try:
+        return json.loads(content), False
+    except json.JSONDecodeError as error:
+        raise DatasetError(f"{path}:{error.lineno}: is not valid JSON ({error.msg}, column {error.colno}); write the file again") from None
+    except (UnicodeDecodeError, RecursionError):
+        raise DatasetError(f"{path}: is not valid JSON in UTF-8; write the file again") from None
+
+
+def is_id(value: object) -> bool:
+    """Whether a value can be an id: a number or a text."""
+    return isinstance(value, int | str | float) and not isinstance(value, bool)
+
+
+def _check_document(document: Any, source: Path) -> None:
+    if isinstance(document, list):
+        raise DatasetError(f"{source}: is a list, as a results file is; name it as predictions=, and the annotation file as data=")
+    if not isinstance(document, dict):
+        raise DatasetError(f"{source}: is no COCO file; it needs the lists images, annotations and categories")
+    for key in ("images", "annotations", "categories"):
+        records = document.get(key)
+        if not isinstance(records, list):
+            raise DatasetError(f"{source}: has no list `{key}`; a COCO file needs images, annotations and categories")
+        odd = next((i for i, record in enumerate(records) if not isinstance(record, dict)), None)
+        if odd is not None:
+            raise DatasetError(f"{source}: {key}[{odd}] is no record; each entry has to be an object with an id")
+
+
+def _read_categories(records: list[Record], source: Path, log: FindingLog) -> list[Record]:
+    if not records:
+        raise DatasetError(f"{source}: its list `categories` is empty; list the categories with id and name")
+    seen: set[Any] = set()
+    for i, record in enumerate(records):
+        if not is_id(record.get("id")):
+            raise DatasetError(f"{source}: categories[{i}] has no id; give it a number that no other category has")
+        if record["id"] in seen:
+            raise DatasetError(f"{source}: categories[{i}] has the id {record['id']} a second time; give it a number of its own")
+        seen.add(record["id"])
+        if "name" not in record:
+            log.add("category-without-name", "warning", source.name, f"category {record['id']} has no name; it is called {record['id']}")
+    return records
+
+
+def _read_images(records: list[Record], images: str | Path | None, source: Path, log: FindingLog) -> tuple[pl.DataFrame, dict[Any, int]]:
+    """The images table, and the position in it of every image id."""
+    kept: dict[Any, Record] = {}
+    for i, record in enumerate(records):
+        if not is_id(record.get("id")) or not isinstance(record.get("file_name"), str):
+            log.add("bad-image-record", "error", f"images[{i}]", "has no id or no file_name; complete or remove the record")
+        elif record["id"] in kept:
+            log.add("duplicate-image-id", "error", f"images[{i}]", f"has the id {record['id']} a second time; give it one of its own")
+        else:
+            kept[record["id"]] = record
+    folder = None if str(images) == "none" else find_image_folder([record["file_name"] for record in kept.values()], images, source)
+    paths = [None if folder is None else os.path.abspath(folder / record["file_name"]) for record in kept.values()]
+    for i, record in enumerate(kept.values()):
+        if paths[i] is not None and not os.path.isfile(str(paths[i])):
+            log.add(
+                "image-missing", "warning", f"image {record['id']}", f"{paths[i]} does not exist; the image is kept without its picture"
+            )
+            paths[i] = None
+    sizes = _read_sizes(list(kept.values()), paths)
+    for i, image_id in enumerate(kept):
+        if not sizes[i].all():
+            log.add("image-size-missing", "error", f"image {image_id}", "has no width and height, nor a picture to measure; add them")
+    usable: Mask = np.asarray(sizes.all(axis=1))
+    raw_ids = [image_id for image_id, use in zip(kept, usable, strict=True) if use]
+    rows = [(kept[image_id]["file_name"], path) for image_id, path in zip(kept, paths, strict=True)]
+    table = pl.DataFrame(
+        {
+            "image_id": ids_as_column(list(kept)),
+            "file_name": pl.Series([file_name for file_name, _ in rows], dtype=pl.String),
+            "path": pl.Series([path for _, path in rows], dtype=pl.String),
+            "label_path": pl.Series([None] * len(rows), dtype=pl.String),
+            "width": sizes[:, 0],
+            "height": sizes[:, 1],
+            "split": pl.Series([None] * len(rows), dtype=pl.String),
+        }
+    ).filter(pl.Series(usable))
+    return table, {image_id: i for i, image_id in enumerate(raw_ids)}
+
+
+def _read_sizes(records: list[Record], paths: list[str | None]) -> Ints:
+    """Width and height of n images: (n, 2) as the file says, from the picture where it does not, zeros where neither can tell."""
+    sizes = np.array([[_positive(record.get("width")), _positive(record.get("height"))] for record in records], dtype=np.int64).reshape(
+        -1, 2
+    )
+    unknown = [i for i in np.flatnonzero(~sizes.all(axis=1)) if paths[i] is not None]
+    if unknown:
+        sizes[unknown] = read_image_sizes([str(paths[i]) for i in unknown])
+    return sizes
+
+
+def _positive(value: object) -> int:
+    return int(value) if isinstance(value, int | float) and 0 < value < 2**31 else 0
+
+
+def find_image_folder(file_names: list[str], images: str | Path | None, source: Path) -> Path:
+    """The folder below which the file names lie: the given one, or that of the usual places which holds most of them.
+
+    Raises DatasetError where it does not exist or holds none of them.
+    """
+    home = source.parent
+    tail = source.stem.rpartition("_")[2]  # train2017 of instances_train2017
+    names = dict.fromkeys((source.stem, tail))
+    near = [base / middle / name for base in (home, home.parent) for middle in ("", "images") for name in names]
+    candidates = [Path(images)] if images is not None else [home, home / "images", *near, home.parent / "images", home.parent]
+    if images is not None and not candidates[0].is_dir():
+        raise DatasetError(f"{images}: is no folder; name with images= the folder of the images, or images=none where there are none")
+    step = max(1, len(file_names) // FOLDER_PROBES)
+    probes = file_names[::step]
+    hits = [sum((folder / name).is_file() for name in probes) if folder.is_dir() else 0 for folder in candidates]
+    best = int(np.argmax(hits))
+    if probes and not hits[best]:
+        where = images if images is not None else f"{home}, its folder images or beside it"
+        raise DatasetError(f"{source}: no image found ({probes[0]} is not in {where}); name their folder with images=, or images=none")
+    return candidates[best]
+
+
+def ids_as_column(ids: Sequence[Any]) -> pl.Series:
+    """Ids as a column: Int64 where all are integers of 64 bits, text otherwise."""
+    whole = all(type(value) is int and -(2**63) <= value < 2**63 for value in ids)
+    return pl.Series(ids, dtype=pl.Int64) if whole else pl.Series([str(value) for value in ids], dtype=pl.String)
+
+
+def _read_annotations(records: list[Record], index_of: dict[Any, int], number_of: dict[Any, int], log: FindingLog) -> tuple[Boxes, Ints]:
+    """The annotations that can be used, and their positions in the document's list."""
+    ids = [record.get("id") for record in records]
+    if not all(map(is_id, ids)):
+        log.add(
+            "annotation-without-id", "warning", "annotations", "some have no id; they are counted from 0 in the order of the list instead"
+        )
+        ids = list(range(len(records)))
+    image_index = np.array([_look_up(index_of, record.get("image_id")) for record in records], dtype=np.int64)
+    category = np.array([_look_up(number_of, record.get("category_id")) for record in records], dtype=np.int64)
+    xywh, absent = _read_bboxes(records)
+    bad = ~np.isfinite(xywh).all(axis=1) & ~absent
+    for i in np.flatnonzero(image_index < 0):
+        message = f"its image_id {records[i].get('image_id')} is not among the images; add the image or remove the annotation"
+        log.add("unknown-image", "error", f"annotation {ids[i]}", message)
+    for i in np.flatnonzero(category < 0):
+        message = f"its category_id {records[i].get('category_id')} is not among the categories; add the category or correct it"
+        log.add("unknown-category", "error", f"annotation {ids[i]}", message)
+    for i in np.flatnonzero(absent):
+        log.add("annotation-without-bbox", "warning", f"annotation {ids[i]}", "has no bbox; it is left out")
+    for i in np.flatnonzero(bad):
+        message = f"its bbox {str(records[i]['bbox'])[:60]} is not four numbers [x, y, width, height]; correct or remove it"
+        log.add("not-a-number", "error", f"annotation {ids[i]}", message)
+    for identity in _repeated(ids):
+        log.add("duplicate-annotation-id", "warning", f"annotation {identity}", "several annotations have this id; give each its own")
+    good = (image_index >= 0) & (category >= 0) & ~absent & ~bad
+    order = np.flatnonzero(good)[np.argsort(image_index[good], kind="stable")]
+    annotations = Boxes(
+        image_index=image_index[order],
+        category=category[order],
+        xyxy=xywh_to_xyxy(xywh[order]),
+        annotation_id=ids_as_column(ids).to_numpy()[order],
+        is_crowd=np.array([bool(record.get("iscrowd")) for record in records], dtype=bool)[order],
+    )
+    return annotations, order
+
+
+def _look_up(position_of: dict[Any, int], key: object) -> int:
+    return position_of.get(key, -1) if is_id(key) else -1
+
+
+def _repeated(ids: list[Any]) -> list[Any]:
+    if len(set(ids)) == len(ids):
+        return []
+    seen: set[Any] = set()
+    return [value for value in ids if value in seen or seen.add(value)]  # type: ignore[func-returns-value]
+
+
+def _read_bboxes(records: list[Record]) -> tuple[Floats, Mask]:
+    """(n, 4) x y width height, NaN where a bbox is not four numbers, and (n,) where there is none at all."""
+    bboxes = [record.get("bbox") for record in records]
+    absent = np.array([bbox is None or bbox == [] for bbox in bboxes], dtype=bool)
+    nothing = [float("nan")] * 4
+    filled: list[Any] = [bbox if _is_bbox(bbox) else nothing for bbox in bboxes]
+    return np.fromiter(chain.from_iterable(filled), dtype=np.float64, count=4 * len(filled)).reshape(-1, 4), absent
+
+
+def _is_bbox(bbox: object) -> bool:
+    return isinstance(bbox, list) and len(bbox) == 4 and all(type(number) is float or type(number) is int for number in bbox)
+
+
+# Writing the cleaned data set
+
+
+def write_cleaned_coco(dataset: Dataset, edits: Sequence[Edit], out: Path, *, drop_images: Sequence[int], copy_images: bool) -> None:
+    """annotations.json and images/; arguments as in `formats.write_cleaned`. A record that no edit names equals the source's."""
+    document, is_plain = _load_json(dataset.source)
+    _check_document(document, dataset.source)
+    raw_of = {str(record["id"]): record["id"] for record in document["images"] if is_id(record.get("id"))}
+    image_ids = dataset.images["image_id"].cast(pl.String).to_list()
+    if unknown := next((image_id for image_id in image_ids if image_id not in raw_of), None):
+        raise DatasetError(f"{dataset.source}: has no image {unknown} any more; it has changed, run again")
+    dropped = {raw_of[image_ids[i]] for i in drop_images}
+    records = _edit_records(dataset, document["annotations"], edits, [raw_of[image_id] for image_id in image_ids])
+    annotations = [record for record in records if not (is_id(record.get("image_id")) and record["image_id"] in dropped)]
+    images = [record for record in document["images"] if not (is_id(record.get("id")) and record["id"] in dropped)]
+    _share_images(dataset, images, out / "images", copy_images)
+    cleaned = document | {"images": images, "annotations": annotations}
+    write_whole(out / "annotations.json", orjson.dumps(cleaned) if is_plain else json.dumps(cleaned))
+
+
+def _edit_records(dataset: Dataset, source_records: list[Record], edits: Sequence[Edit], raw_image_ids: list[Any]) -> list[Record]:
+    """The annotation records after the edits, in their order, the added ones behind; records without an edit are the same objects."""
+    changed: dict[int, Record | None] = {}
+    added: list[Edit] = []
+    for edit in edits:
+        if edit.annotation is None:
+            added.append(edit)
+            continue
+        position = int(dataset.source_rows[edit.annotation])
+        if position >= len(source_records):
+            raise DatasetError(f"{dataset.source}: has no annotations[{position}] any more; it has changed, run again")
+        record = changed.get(position, source_records[position])
+        if edit.action == "delete" or record is None:
+            changed[position] = None
+        elif edit.action == "relabel":
+            changed[position] = record | {"category_id": dataset.category_ids[require(edit.category)]}
+        elif edit.action == "move":
+            outline: Record = {"segmentation": []} if "segmentation" in record else {}
+            changed[position] = record | _box_fields(dataset, edit) | outline
+    records = [changed.get(i, record) for i, record in enumerate(source_records)]
+    new_ids = _next_ids([record.get("id") for record in source_records], len(added))
+    for edit, identity in zip(added, new_ids, strict=True):
+        category_id = dataset.category_ids[require(edit.category)]
+        head = {"id": identity, "image_id": raw_image_ids[edit.image_index], "category_id": category_id}
+        records.append(head | _box_fields(dataset, edit) | {"iscrowd": 0, "segmentation": []})
+    return [record for record in records if record is not None]
+
+
+def _box_fields(dataset: Dataset, edit: Edit) -> Record:
+    """bbox and area of an edit's box, cut at the image's border."""
+    size = np.array(dataset.images.select("width", "height").row(edit.image_index), dtype=np.float64)
+    xywh = xyxy_to_xywh(clip_boxes(np.array(require(edit.xyxy), dtype=np.float64), size))
+    return {"bbox": xywh.tolist(), "area": float(xywh[2] * xywh[3])}
+
+
+def _next_ids(ids: list[Any], count: int) -> list[Any]:
+    """Ids that no annotation has: integers above the highest, or `detclean-1` and on where the source's are all text."""
+    whole = [value for value in ids if type(value) is int]
+    if whole or not ids:
+        return list(range(max(whole, default=0) + 1, max(whole, default=0) + 1 + count))
+    taken = set(filter(is_id, ids))
+    free = (f"detclean-{number}" for number in range(1, len(ids) + count + 1))
+    return [identity for identity in free if identity not in taken][:count]
+
+
+def _share_images(dataset: Dataset, records: list[Record], folder: Path, copy_images: bool) -> None:
+    """The pictures below `folder` under their file names, but those whose name is absolute or leads upwards, out of any folder."""
+    path_of = {name: path for path, name in dataset.images.select("path", "file_name").iter_rows() if path is not None}
+    ends = ((path, os.sep + os.path.normpath(name)) for name, path in path_of.items())
+    home = next((path.removesuffix(end) for path, end in ends if path.endswith(end)), None)  # for images outside this part
+    for file_name in dict.fromkeys(record.get("file_name") for record in records):
+        if not isinstance(file_name, str) or os.path.isabs(file_name) or os.path.normpath(file_name).startswith(".."):
+            continue
+        picture = path_of.get(file_name) or (home and os.path.join(home, file_name))
+        if picture and os.path.isfile(picture):
+            share_image(Path(picture), folder / os.path.normpath(file_name), copy_images)
+
+
+# Writing the issue list
+
+
+def write_coco_issues(dataset: Dataset, issues: pl.DataFrame, path: Path) -> None:
+    """The issues of a data set of any format as a COCO file: one annotation an issue, what is known of it under `attributes`.
+
+    issues: the rows of issues.csv. bbox and category are the given ones, and the suggested ones where nothing was given. Ids are integers
+    from 1; an image's own id stands under source_id where it is none.
+    """
+    issues = issues.sort("rank")
+    row_of = {image_id: i for i, image_id in reversed(list(enumerate(dataset.images["image_id"].cast(pl.String).to_list())))}
+    indices = [row_of[image_id] for image_id in issues["image_id"].cast(pl.String).to_list()]
+    listed = dict.fromkeys(indices)
+    keeps_ids = dataset.images["image_id"].dtype == pl.Int64
+    images = []
+    for number, row in enumerate(dataset.images[list(listed)].iter_rows(named=True), 1):
+        own = {"id": row["image_id"]} if keeps_ids else {"id": number, "source_id": row["image_id"]}
+        images.append(own | {"file_name": row["file_name"], "width": row["width"], "height": row["height"]})
+    image_id_of = {index: image["id"] for index, image in zip(listed, images, strict=True)}
+    category_id_of = dict(zip(dataset.categories, _issue_category_ids(dataset), strict=True))
+    xywh = xyxy_to_xywh(issue_boxes(issues, suggested_first=False))
+    suggested = issues.select([f"suggested_{side}" for side in ("x1", "y1", "x2", "y2")]).cast(pl.Float64).to_numpy()
+    proposals = [None if np.isnan(box).any() else box.tolist() for box in xyxy_to_xywh(suggested)]
+    names = issues.select(pl.coalesce("category", "suggested_category")).to_series().to_list()
+    attributes = issues.select("issue_type", "probability", "verdict", "action", "annotation_id", "suggested_category", "reason")
+    annotations = [
+        {
+            "id": rank,
+            "image_id": image_id_of[index],
+            "category_id": category_id_of[name],
+            "bbox": box,
+            "area": box[2] * box[3],
+            "iscrowd": 0,
+            "segmentation": [],
+            "attributes": details | {"suggested_bbox": proposal},
+        }
+        for rank, index, name, box, details, proposal in zip(
+            issues["rank"].to_list(), indices, names, xywh.tolist(), attributes.to_dicts(), proposals, strict=True
+        )
+    ]
+    categories = [{"id": identity, "name": name, "supercategory": ""} for name, identity in category_id_of.items()]
+    write_whole(path, orjson.dumps({"images": images, "annotations": annotations, "categories": categories}, option=orjson.OPT_INDENT_2))
+
+
+def _issue_category_ids(dataset: Dataset) -> list[int]:
+    ids = list(dataset.category_ids)
+    usable = len(ids) == len(dataset.categories) and all(type(value) is int and value >= 1 for value in ids)
+    return ids if usable else list(range(1, len(dataset.categories) + 1))

@@ -1,0 +1,92 @@
+"""Pictures as files: which files are pictures, and how large they are seen upright."""
+
+from __future__ import annotations
+
+import glob
+import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from PIL import Image
+
+from detclean.boxes import Ints
+
+# IMG_FORMATS of ultralytics/data/utils.py: what is not in it is not trained on either
+IMAGE_ENDINGS = frozenset(["avif", "bmp", "dng", "heic", "heif", "jp2", "jpeg", "jpg", "mpo", "png", "tif", "tiff", "webp"])
+ORIENTATION_TAG = 274
+SIDEWAYS = (5, 6, 7, 8)  # the EXIF orientations that swap width and height
+READER_THREADS = 8  # reading a header waits for the disk more than it computes
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file name ends like a picture's, in any case."""
+    return "." in name and name.rpartition(".")[2].lower() in IMAGE_ENDINGS
+
+
+def list_files(folder: Path) -> list[str]:
+    """All files below a folder, as sorted paths relative to it; hidden ones are left out, as Ultralytics leaves them out."""
+    return sorted(Path(name).as_posix() for name in glob.glob("**/*.*", root_dir=folder, recursive=True))
+
+
+def list_images(folder: Path) -> list[str]:
+    """All pictures below a folder, as sorted paths relative to it."""
+    return [name for name in list_files(folder) if is_image_name(name)]
+
+
+def drop_ending(name: str) -> str:
+    """`a/b.c.jpg` -> `a/b.c`."""
+    return PurePosixPath(name).with_suffix("").as_posix()
+
+
+def safe_parts(name: str) -> tuple[str, ...]:
+    """The parts of a file's name that stay below a folder they are joined to: without the root and without `..`."""
+    return tuple(part for part in PurePosixPath(name).parts if part not in ("/", "//", ".."))
+
+
+def read_image_sizes(paths: Sequence[str]) -> Ints:
+    """Width and height in pixels of each picture, upright, from its header: (n,) paths -> (n, 2); zeros where it cannot be read."""
+    with _any_size_allowed(), warnings.catch_warnings(), ThreadPoolExecutor(READER_THREADS) as pool:
+        warnings.simplefilter("ignore")  # Pillow warns of damaged EXIF blocks, which change nothing here
+        sizes = list(pool.map(_read_image_size, paths))
+    return np.array(sizes, dtype=np.int64).reshape(-1, 2)
+
+
+def _read_image_size(path: str) -> tuple[int, int]:
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            if _orientation(image) not in SIDEWAYS:
+                return width, height
+            if image.format in ("JPEG", "MPO", "PNG", "AVIF"):
+                return height, width
+        return _decoded_size(path)
+    except (OSError, ValueError, SyntaxError, TypeError, OverflowError, EOFError):  # what Pillow raises over damaged headers
+        return 0, 0
+
+
+def _orientation(image: Image.Image) -> int:
+    if image.format == "PNG" and not {"exif", "Raw profile type exif"} & image.info.keys():
+        return 1  # Pillow would decode the whole picture to look for the block behind it
+    return int(image.getexif().get(ORIENTATION_TAG, 1) or 1)
+
+
+def _decoded_size(path: str) -> tuple[int, int]:
+    """For the few formats where the versions of OpenCV turn a picture or do not: as the installed one reads it."""
+    import cv2
+
+    pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
+    return (0, 0) if pixels is None else (pixels.shape[1], pixels.shape[0])
+
+
+@contextmanager
+def _any_size_allowed() -> Iterator[None]:
+    """Pillow refuses huge pictures on opening, but a header is small."""
+    limit = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = None
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit

@@ -1,0 +1,380 @@
+"""YOLO labels as Ultralytics reads them: one file a picture, one row an object."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from detclean.boxes import Boxes, Floats, Ints, clip_boxes, cxcywhn_to_xyxy, xyxy_to_cxcywhn
+from detclean.dataset import Dataset, Edit, shorten_path
+from detclean.errors import DatasetError
+from detclean.files import share_image, write_whole
+from detclean.formats.datayaml import BOM, Split, label_path_of, list_splits, load_yaml, move_yaml, printable, read_names
+from detclean.formats.imagefiles import drop_ending, is_image_name, list_files, read_image_sizes, safe_parts
+from detclean.formats.records import FindingLog, issue_boxes, require
+
+TOLERANCE = 0.01  # how far outside 0..1 a coordinate may lie before Ultralytics drops the whole picture (verify_image_label)
+DECIMALS = 8  # a box moves by less than 1e-3 pixel even in a picture of 100,000 pixels
+UTF16_BOMS = (b"\xff\xfe", b"\xfe\xff")
+DECIMAL_COMMA = r"^\s*\d+(\s+\d*,\d+){4,}\s*$"
+CLASS_TOKEN = re.compile(rb"^(\s*)[^\s,;]+")
+NOT_LABELS = ("classes.txt", "labels.txt", "readme.txt")  # what labelling tools put among the label files
+
+
+# Reading
+
+
+def read_yolo(path: str | Path) -> Dataset:
+    """The data set of a data.yaml, all its splits.
+
+    image_id and file_name are the picture's path below the data set's root, annotation_id counts over all splits. A picture that two
+    splits list is in the table twice. A polygon row becomes its bounding box. Sizes are those of the picture seen upright.
+    Raises DatasetError where the yaml, a folder it names or its pictures are missing.
+    """
+    source = Path(os.path.abspath(path))
+    document = load_yaml(source)
+    categories = read_names(document, source)
+    log = FindingLog(source.name)
+    splits = list_splits(document, source, log)
+    images = _read_images(splits, source, log)
+    if not images.height:
+        raise DatasetError(f"{source}: none of its images can be read; check the picture files")
+    annotations, source_rows = _read_labels(images, len(categories), source, log)
+    _find_orphans(splits, source, log)
+    return Dataset(images, categories, annotations, source_rows, "yolo", source, tuple(range(len(categories))), log.finish())
+
+
+def _read_images(splits: list[Split], source: Path, log: FindingLog) -> pl.DataFrame:
+    """The images table of Dataset, without the pictures whose size cannot be read or whose name cannot be written down."""
+    listed = [row for split in splits for row in zip(split.paths, split.image_ids, [split.name] * len(split.paths), strict=True)]
+    for path, image_id, _ in listed:
+        if printable(path) != path:
+            log.add("unreadable-image", "warning", printable(image_id), "its name is not UTF-8; rename it, it is left out")
+    rows = [row for row in listed if printable(row[0]) == row[0]]
+    distinct = list(dict.fromkeys(path for path, _, _ in rows))
+    sizes = read_image_sizes(distinct)
+    for i in np.flatnonzero(sizes[:, 0] == 0):
+        log.add(
+            "unreadable-image", "warning", shorten_path(distinct[i], source), "is no picture that can be read; replace it, it is left out"
+        )
+    size_of = dict(zip(distinct, sizes.tolist(), strict=True))
+    images = pl.DataFrame(
+        {
+            "image_id": pl.Series([image_id for _, image_id, _ in rows], dtype=pl.String),
+            "file_name": pl.Series([image_id for _, image_id, _ in rows], dtype=pl.String),
+            "path": pl.Series([path for path, _, _ in rows], dtype=pl.String),
+            "label_path": pl.Series([label_path_of(path) for path, _, _ in rows], dtype=pl.String),
+            "width": pl.Series([size_of[path][0] for path, _, _ in rows], dtype=pl.Int64),
+            "height": pl.Series([size_of[path][1] for path, _, _ in rows], dtype=pl.Int64),
+            "split": pl.Series([split for _, _, split in rows], dtype=pl.String),
+        }
+    ).filter(pl.col("width") > 0)
+    owners: dict[str, str] = {}
+    for path, label_path in zip(images["path"].to_list(), images["label_path"].to_list(), strict=True):
+        if owners.setdefault(label_path, path) != path:
+            message = f"is the label file of both {Path(owners[label_path]).name} and {Path(path).name}; rename one of the pictures"
+            log.add("shared-label-file", "warning", shorten_path(label_path, source), message)
+    return images
+
+
+def _read_labels(images: pl.DataFrame, category_count: int, source: Path, log: FindingLog) -> tuple[Boxes, Ints]:
+    """The annotations of all images, and the line that each stands on."""
+    rows = _read_rows(images, source, log)
+    where = _place_namer(images, rows, source)
+    values, widths = rows["values"], rows["width"].to_numpy()
+    image_index, lines = rows["image"].to_numpy(), rows["line"].to_numpy()
+    polygon = (widths >= 7) & (widths % 2 == 1)
+    countable = (widths == 5) | (widths == 6) | polygon
+    for i in np.flatnonzero(~countable):
+        log.add("row-skipped", "warning", where(i), f"{widths[i]} columns, but a row is `class cx cy w h` or a polygon; it is left out")
+    for i in np.flatnonzero(widths == 6):
+        log.add("six-columns", "warning", where(i), "6 columns; the sixth is not read, and Ultralytics drops the whole image: remove it")
+    has_polygon = np.isin(image_index, image_index[polygon])
+    for i in np.flatnonzero(has_polygon & (widths == 5)):
+        log.add("mixed-rows", "warning", where(i), "a box row in a file with polygon rows; Ultralytics drops the whole image: use one kind")
+
+    category = _column(values, 0)
+    boxes = np.stack([_column(values, i) for i in range(1, 5)], axis=1)
+    boxes[polygon] = _bound_polygons(values.filter(pl.Series(polygon)))
+    finite = np.isfinite(np.column_stack([category, boxes])).all(axis=1)
+    for i in np.flatnonzero(countable & ~finite):
+        log.add(
+            "not-a-number", "error", where(i), f"`{rows['text'][int(i)].strip()[:60]}` holds what is no number; correct or remove the row"
+        )
+    known = (category == np.floor(category)) & (category >= 0) & (category < category_count)
+    for i in np.flatnonzero(countable & finite & ~known):
+        message = f"category {category[i]:g}, but {source.name} names {category_count} (0 to {category_count - 1})"
+        log.add("category-out-of-range", "error", where(i), message)
+    good = countable & finite & known
+    for i in np.flatnonzero(good & ((boxes < -TOLERANCE) | (boxes > 1 + TOLERANCE)).any(axis=1)):
+        log.add("coordinate-out-of-range", "warning", where(i), "a coordinate lies outside 0 to 1; Ultralytics drops the whole image")
+
+    sizes = images.select("width", "height").to_numpy().astype(np.float64)
+    count = int(good.sum())
+    annotations = Boxes(
+        image_index=image_index[good],
+        category=category[good].astype(np.int64),
+        xyxy=cxcywhn_to_xyxy(boxes[good], sizes[image_index[good]]),
+        annotation_id=np.arange(count),
+        is_crowd=np.zeros(count, bool),
+    )
+    return annotations, lines[good]
+
+
+def _read_rows(images: pl.DataFrame, source: Path, log: FindingLog) -> pl.DataFrame:
+    """Every row that holds something: image, line from 0, text, values (its numbers, null where it is none), width (its columns)."""
+    texts: list[str] = []
+    counts: list[int] = []
+    for label_path, image_id in images.select("label_path", "image_id").iter_rows():
+        lines = _split_rows(_read_label_file(label_path, image_id, source, log))
+        texts += [line.decode("latin-1") for line in lines]  # numbers are ASCII; whatever else a row holds must not stop the reading
+        counts.append(len(lines))
+    rows = pl.DataFrame(
+        {
+            "image": np.repeat(np.arange(len(counts)), counts),
+            "line": np.concatenate([np.arange(count) for count in counts]),
+            "text": pl.Series(texts, dtype=pl.String),
+        }
+    ).filter(pl.col("text").str.contains(r"\S"))
+    where = _place_namer(images, rows, source)
+    for i in rows["text"].str.contains("[#,;]").arg_true():
+        log.add("row-with-extras", "warning", where(i), "holds a comma or a comment; it is read, but Ultralytics drops the whole image")
+    plain = pl.col("text").str.replace("#.*", "")
+    spaced = pl.when(plain.str.contains(DECIMAL_COMMA)).then(plain.str.replace_all(",", ".")).otherwise(plain.str.replace_all("[,;]", " "))
+    numbers = pl.col("tokens").cast(pl.List(pl.Float64), strict=False)
+    width = pl.col("tokens").list.len().cast(pl.Int64)
+    rows = rows.with_columns(tokens=spaced.str.extract_all(r"\S+"))
+    return rows.filter(pl.col("tokens").list.len() > 0).select("image", "line", "text", values=numbers, width=width)
+
+
+def _read_label_file(label_path: str, image_id: str, source: Path, log: FindingLog) -> bytes:
+    """A label file's bytes without its byte-order mark; empty where there is no such file."""
+    shown = shorten_path(label_path, source)
+    try:
+        content = Path(label_path).read_bytes()
+    except FileNotFoundError:
+        log.add("image-without-labels", "note", image_id, f"{shown} does not exist; the image counts as background")
+        return b""
+    except OSError as error:
+        raise DatasetError(f"{label_path}: cannot be read ({error.strerror}); a readable text file belongs here") from None
+    if content.startswith(UTF16_BOMS):
+        log.add("label-encoding", "error", shown, "is UTF-16, which no trainer reads; save it as UTF-8")
+        return b""
+    if not content.isascii():
+        try:
+            content.decode("utf-8")
+        except UnicodeDecodeError:
+            log.add("label-encoding", "warning", shown, "is not UTF-8; Ultralytics drops the whole image: save it as UTF-8")
+    return content.removeprefix(BOM)
+
+
+def _split_rows(content: bytes) -> list[bytes]:
+    """Lines with their ends, and so numbered as `source_rows` counts them."""
+    return content.splitlines(keepends=True)
+
+
+def _place_namer(images: pl.DataFrame, rows: pl.DataFrame, source: Path) -> Callable[[Any], str]:
+    """A function that names the place of a row by its position, `labels/a.txt:3`."""
+    label_paths, image_index, lines = images["label_path"], rows["image"].to_numpy(), rows["line"].to_numpy()
+    return lambda i: f"{shorten_path(label_paths[int(image_index[i])], source)}:{lines[i] + 1}"
+
+
+def _column(values: pl.Series, position: int) -> Floats:
+    """One column of rows of different widths: (n,), NaN where a row has none or what stands there is no number."""
+    return values.list.get(position, null_on_oob=True).to_numpy().astype(np.float64)
+
+
+def _bound_polygons(values: pl.Series) -> Floats:
+    """Bounding boxes of polygon rows `class x y x y ...`: (n,) lists -> (n, 4) cx cy w h, NaN where a point is no number."""
+    if values.is_empty():
+        return np.empty((0, 4))
+    coordinates = values.list.slice(1)
+    points = coordinates.explode().to_numpy().astype(np.float64).reshape(-1, 2)
+    counts = coordinates.list.len().to_numpy().astype(np.int64) // 2
+    starts = np.cumsum(counts) - counts
+    low, high = np.minimum.reduceat(points, starts, axis=0), np.maximum.reduceat(points, starts, axis=0)
+    return np.concatenate([(low + high) / 2, high - low], axis=1)
+
+
+def _find_orphans(splits: list[Split], source: Path, log: FindingLog) -> None:
+    """Notes label files that no picture stands beside, in the label folders of all splits."""
+    known = {label_path_of(path) for split in splits for path in split.paths}
+    folders = {(str(folder), True) for split in splits for folder in split.folders}
+    folders |= {(os.path.dirname(path), False) for split in splits if not split.folders for path in split.paths}
+    orphans: set[str] = set()
+    for folder, deep in folders:
+        twin = os.path.dirname(label_path_of(os.path.join(folder, "x.jpg")))
+        if twin == folder or not os.path.isdir(twin):
+            continue
+        names = list_files(Path(twin)) if deep else os.listdir(twin)
+        unmatched = [name for name in names if name.endswith(".txt") and os.path.join(twin, name) not in known]
+        pictures = {drop_ending(name) for name in (list_files(Path(folder)) if unmatched else []) if is_image_name(name)}
+        orphans |= {os.path.join(twin, name) for name in unmatched if drop_ending(name) not in pictures and name.lower() not in NOT_LABELS}
+    for orphan in sorted(orphans):
+        shown = printable(shorten_path(orphan, source))
+        log.add("label-without-image", "warning", shown, "no image belongs to this label file; add the image or remove the file")
+
+
+# Writing the cleaned data set
+
+
+def write_cleaned_yolo(
+    dataset: Dataset, edits: Sequence[Edit], out: Path, *, drop_images: Sequence[int], copy_images: bool, final: Path | None
+) -> None:
+    """images/<split>/, labels/<split>/ and a data.yaml that trains as it is; arguments as in `formats.write_cleaned`.
+
+    A split that lists the very pictures of an earlier one shares its folder, so that its labels are cleaned too; any other split that
+    holds a picture of the part keeps the picture's labels as they were.
+    """
+    document = load_yaml(dataset.source)
+    splits = list_splits(document, dataset.source, FindingLog(dataset.source.name))
+    keys = list(dataset.images.select("split", "path").iter_rows())
+    dropped = {keys[i] for i in drop_images}
+    edits_of: dict[tuple[str, str], list[Edit]] = defaultdict(list)
+    for edit in edits:
+        split, path = keys[edit.image_index]
+        edits_of[split, label_path_of(path)].append(edit)
+    places = {"path": os.path.abspath(final or out)}
+    for split, twin in _pair_splits(splits, set(dataset.images["split"])):
+        places[split.name] = f"images/{twin}"
+        if split.name != twin:
+            continue
+        (out / "images" / twin).mkdir(parents=True, exist_ok=True)
+        (out / "labels" / twin).mkdir(parents=True, exist_ok=True)
+        for path, place in zip(split.paths, split.places, strict=True):
+            if (twin, path) in dropped:
+                continue
+            share_image(Path(path), out / "images" / twin / place, copy_images)
+            label_place = out / "labels" / twin / f"{drop_ending(place)}.txt"
+            _write_labels(dataset, Path(label_path_of(path)), label_place, edits_of.get((twin, label_path_of(path)), []))
+    write_whole(out / "data.yaml", move_yaml(dataset.source, places))
+
+
+def _pair_splits(splits: list[Split], cleaned: set[str]) -> list[tuple[Split, str]]:
+    """Each split with the name of the split whose folder it uses: its own, or that of one which lists the same pictures."""
+    by_content: dict[frozenset[str], str] = {}
+    for split in sorted(splits, key=lambda split: split.name not in cleaned):  # the cleaned one owns the folder
+        by_content.setdefault(frozenset(split.paths), split.name)
+    return [(split, by_content[frozenset(split.paths)]) for split in splits]
+
+
+def _write_labels(dataset: Dataset, label_path: Path, place: Path, edits: Sequence[Edit]) -> None:
+    if not edits:
+        if label_path.is_file():
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(label_path, place)
+        return
+    content = label_path.read_bytes() if label_path.is_file() else b""
+    write_whole(place, _edit_labels(dataset, content, label_path, edits))
+
+
+def _edit_labels(dataset: Dataset, content: bytes, label_path: Path, edits: Sequence[Edit]) -> bytes:
+    """A label file's bytes after its edits; a row that no edit names keeps its bytes."""
+    mark = BOM if content.startswith(BOM) else b""
+    rows: list[bytes] = _split_rows(content.removeprefix(BOM))
+    end = b"\r\n" if rows and rows[0].endswith(b"\r\n") else b"\n"
+    last_is_open = bool(rows) and not rows[-1].endswith((b"\n", b"\r"))
+    by_row: dict[int, list[Edit]] = defaultdict(list)
+    for edit in edits:
+        if edit.annotation is not None:
+            by_row[int(dataset.source_rows[edit.annotation])].append(edit)
+    if by_row and max(by_row) >= len(rows):
+        raise DatasetError(f"{label_path}: has {len(rows)} rows, but row {max(by_row) + 1} is to be edited; it has changed, run again")
+    deleted = {row for row, changes in by_row.items() if any(edit.action == "delete" for edit in changes)}
+    moved = {row for row, changes in by_row.items() if any(edit.action == "move" for edit in changes)}
+    as_polygons = any(_count_columns(row) > 6 for i, row in enumerate(rows) if i not in deleted | moved)
+
+    kept: list[bytes] = []
+    for i, row in enumerate(rows):
+        if i not in deleted:
+            kept.append(_edit_row(dataset, row, by_row[i], as_polygons) if i in by_row else row)
+    added = [_format_row(dataset, edit, b"%d" % require(edit.category), as_polygons) for edit in edits if edit.action == "add"]
+    if added:
+        if kept and not kept[-1].endswith((b"\n", b"\r")):
+            kept[-1] += end
+        kept += [row + end for row in added]
+        if last_is_open:
+            kept[-1] = kept[-1].removesuffix(end)
+    result = b"".join(kept)
+    return mark + result if result.strip() else b""
+
+
+def _edit_row(dataset: Dataset, row: bytes, edits: Sequence[Edit], as_polygons: bool) -> bytes:
+    for edit in edits:
+        if edit.action == "relabel":
+            row = CLASS_TOKEN.sub(rb"\g<1>%d" % require(edit.category), row, count=1)
+        elif edit.action == "move":
+            token = CLASS_TOKEN.match(row)
+            ending = row[len(row.rstrip(b"\r\n")) :]
+            row = _format_row(dataset, edit, token[0].strip() if token else b"0", as_polygons) + ending
+    return row
+
+
+def _format_row(dataset: Dataset, edit: Edit, token: bytes, as_polygon: bool) -> bytes:
+    """`class cx cy w h` of an edit's box, cut at the image's border; among polygons the same box by its corners."""
+    size = np.array(dataset.images.select("width", "height").row(edit.image_index), dtype=np.float64)
+    xyxy = clip_boxes(np.array(require(edit.xyxy), dtype=np.float64), size)
+    numbers = xyxy_to_cxcywhn(xyxy, size)
+    if as_polygon:
+        left, top, right, bottom = xyxy / np.concatenate([size, size])
+        numbers = np.array([left, top, right, top, right, bottom, left, bottom])
+    return token + "".join(f" {number:.{DECIMALS}f}" for number in numbers).encode()
+
+
+def _count_columns(row: bytes) -> int:
+    return len(row.replace(b",", b" ").replace(b";", b" ").split())
+
+
+# Writing the issue list
+
+
+def write_yolo_issues(dataset: Dataset, issues: pl.DataFrame, folder: Path) -> None:
+    """The issues of a data set of any format as YOLO files: issues.txt lists the images, worst first; labels/ has a row an issue.
+
+    issues: the rows of issues.csv. A row has the suggested category and box where there is one and the given one otherwise.
+    labels/<stem>.txt; images that share their stem keep their folders below labels/. classes.txt: the categories.
+    """
+    issues = issues.sort("rank")
+    row_of = {image_id: i for i, image_id in reversed(list(enumerate(dataset.images["image_id"].cast(pl.String).to_list())))}
+    number_of = {name: i for i, name in enumerate(dataset.categories)}
+    indices = [row_of[image_id] for image_id in issues["image_id"].cast(pl.String).to_list()]
+    xyxy = issue_boxes(issues, suggested_first=True)
+    sizes = dataset.sizes[indices]
+    numbers = xyxy_to_cxcywhn(clip_boxes(xyxy, sizes), sizes)
+    names = issues.select(pl.coalesce("suggested_category", "category")).to_series().to_list()
+    rows: dict[int, list[str]] = {}
+    for index, name, box in zip(indices, names, numbers.tolist(), strict=True):
+        rows.setdefault(index, []).append(" ".join([str(number_of[name]), *(f"{number:.{DECIMALS}f}" for number in box)]))
+    listed = dataset.images.select("path", "file_name")[list(rows)]
+    paths = [path or file_name for path, file_name in listed.iter_rows()]
+    for lines, place in zip(rows.values(), _name_issue_files(listed["file_name"].to_list()), strict=True):
+        write_whole(folder / "labels" / f"{place}.txt", "".join(f"{line}\n" for line in lines))
+    (folder / "labels").mkdir(parents=True, exist_ok=True)
+    write_whole(folder / "issues.txt", "".join(f"{path}\n" for path in paths))
+    write_whole(folder / "classes.txt", "".join(f"{name}\n" for name in dataset.categories))
+
+
+def _name_issue_files(file_names: Sequence[str]) -> list[str]:
+    """Label files' names without ending: the stem, or with its folders where a stem is not the only one, numbered if need be."""
+    places = ["/".join(safe_parts(drop_ending(name))) for name in file_names]
+    count_of = Counter(place.rpartition("/")[2] for place in places)
+    taken: set[str] = set()
+    names = []
+    for place in places:
+        stem = place.rpartition("/")[2]
+        chosen = wanted = stem if count_of[stem] == 1 else place
+        number = 1
+        while chosen in taken:
+            number += 1
+            chosen = f"{wanted}-{number}"
+        taken.add(chosen)
+        names.append(chosen)
+    return names

@@ -1,0 +1,195 @@
+"""Scores of a whole data set as tables: every annotation, every candidate, every image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from detclean.boxes import Boxes, Floats, Ints, Mask, box_area
+from detclean.dataset import Dataset
+from detclean.score.calibration import ANNOTATION_TYPES, Probabilities, compute_probabilities
+from detclean.score.evidence import PAIR_IOU, compute_annotation_evidence, compute_candidate_evidence, proposed_boxes, score_vectors
+from detclean.score.matching import best_pair_per, overlapping_pairs, sum_per
+from detclean.score.objectlab import ObjectLabScores, compute_objectlab_scores
+from detclean.score.rules import score_annotations_by_rules, score_candidates_by_rules
+
+CROWD_SHARE = 0.5  # a candidate that lies this much inside a crowd region is explained by it
+VOTE = 0.5  # a judge votes for an issue at this probability or score
+
+
+@dataclass(frozen=True)
+class Scores:
+    """annotations, candidates, images: the tables of the run folder with a few columns more (positions, proposals, votes).
+
+    facts: what a summary should say of how they came about: calibrated, cleanlab's cut-offs per category.
+    """
+
+    annotations: pl.DataFrame
+    candidates: pl.DataFrame
+    images: pl.DataFrame
+    facts: dict[str, Any]
+
+
+def score_dataset(
+    dataset: Dataset,
+    detections: Boxes,
+    *,
+    planting_rounds: int = 8,
+    seed: int = 0,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Scores:
+    """Probabilities, cleanlab's scores and proposals for a data set and its out-of-fold detections (sorted by image, with score)."""
+    if detections.score is None:
+        raise ValueError("detections need a score")
+    annotations, sizes, category_count = dataset.annotations, dataset.sizes, len(dataset.categories)
+    crowd = np.zeros(len(annotations), bool) if annotations.is_crowd is None else annotations.is_crowd.astype(bool)
+    judged = annotations[~crowd]
+    probabilities = _leave_out_crowds(
+        compute_probabilities(judged, detections, sizes, category_count, rounds=planting_rounds, seed=seed, progress=progress),
+        detections,
+        annotations[crowd],
+    )
+    objectlab = compute_objectlab_scores(judged, detections, dataset.image_count, category_count)
+    annotation_table = _annotation_table(dataset, np.flatnonzero(~crowd), detections, probabilities, objectlab)
+    candidate_table = _candidate_table(dataset, judged, detections, probabilities, objectlab)
+    image_table = _image_table(dataset, annotation_table, candidate_table, objectlab)
+    facts = {
+        "calibrated": probabilities.calibrated,
+        "cleanlab_cut_offs": {
+            name: {"low": round(float(low), 4), "high": round(float(high), 4)}
+            for name, low, high in zip(dataset.categories, objectlab.low, objectlab.high, strict=True)
+        },
+        "cleanlab_images_flagged": int(objectlab.image_flag.sum()),
+    }
+    return Scores(annotation_table, candidate_table, image_table, facts)
+
+
+def _leave_out_crowds(probabilities: Probabilities, detections: Boxes, crowds: Boxes) -> Probabilities:
+    boxes = detections[probabilities.candidates]
+    mine, theirs, _ = overlapping_pairs(boxes, crowds, 0.0)
+    low = np.maximum(boxes.xyxy[mine, :2], crowds.xyxy[theirs, :2])
+    high = np.minimum(boxes.xyxy[mine, 2:], crowds.xyxy[theirs, 2:])
+    inside = np.clip(high - low, 0, None).prod(axis=1) > CROWD_SHARE * box_area(boxes.xyxy[mine])
+    free = np.ones(len(boxes), bool)
+    free[mine[inside]] = False
+    return Probabilities(
+        probabilities.annotations, probabilities.candidates[free], probabilities.overlooked[free], probabilities.calibrated
+    )
+
+
+def _identity(dataset: Dataset, image_index: Ints) -> dict[str, pl.Series]:
+    return {name: dataset.images[name].gather(image_index) for name in ("image_id", "file_name")}
+
+
+def _names(categories: tuple[str, ...], positions: NDArray[np.integer[Any]]) -> pl.Series:
+    """Category names of positions, null where the position is -1."""
+    table = pl.Series([*categories, None], dtype=pl.String)
+    return table.gather(np.where(positions >= 0, positions, len(categories)))
+
+
+def _corners(xyxy: Floats, prefix: str = "") -> dict[str, pl.Series]:
+    return {f"{prefix}{name}": pl.Series(xyxy[:, i]).fill_nan(None) for i, name in enumerate(("x1", "y1", "x2", "y2"))}
+
+
+def _annotation_table(
+    dataset: Dataset, positions: Ints, detections: Boxes, probabilities: Probabilities, objectlab: ObjectLabScores
+) -> pl.DataFrame:
+    boxes = dataset.annotations[positions]
+    category_count = len(dataset.categories)
+    evidence = compute_annotation_evidence(boxes, detections, dataset.sizes, category_count)
+    rules = score_annotations_by_rules(evidence)
+    per_type = probabilities.annotations
+    any_ = (
+        np.sum([per_type[kind] for kind in ANNOTATION_TYPES], axis=0)
+        if probabilities.calibrated
+        else np.max([per_type[kind] for kind in ANNOTATION_TYPES], axis=0)
+    )
+    cleanlab = {"swap": objectlab.swap, "badloc": objectlab.badloc}
+    columns: dict[str, Any] = {
+        **_identity(dataset, boxes.image_index),
+        "annotation_id": pl.Series(np.asarray(boxes.annotation_id).tolist() if boxes.annotation_id is not None else positions.tolist()),
+        "category": _names(dataset.categories, boxes.category),
+        **_corners(boxes.xyxy),
+        **{f"p_{kind}": per_type[kind] for kind in ANNOTATION_TYPES},
+        "p_any": np.clip(any_, 0, 1),
+        **{f"cleanlab_{kind}": pl.Series(score).fill_nan(None) for kind, score in cleanlab.items()},
+        **{f"rule_{kind}": rules[kind] for kind in ANNOTATION_TYPES},
+        "hardness": _hardness(boxes, detections, category_count),
+        **{
+            f"votes_{kind}": (per_type[kind] >= VOTE).astype(np.int64)
+            + (rules[kind] >= VOTE)
+            + (np.nan_to_num(cleanlab[kind], nan=1.0) < VOTE if kind in cleanlab else 0)
+            for kind in ANNOTATION_TYPES
+        },
+        "image_index": boxes.image_index,
+        "annotation": positions,
+        "twin": evidence["twin"],
+        "twin_iou": evidence["twin_iou"],
+        "score_same": evidence["same_50"],
+        "score_other": evidence["other_50"],
+        "score_any": np.maximum(evidence["same_30"].to_numpy(), evidence["other_30"].to_numpy()),
+        "best_iou": evidence["best_iou"],
+        "other_category": _names(dataset.categories, evidence["other_category"].to_numpy()),
+        **_corners(proposed_boxes(boxes, detections, category_count), "proposed_"),
+    }
+    return pl.DataFrame(columns)
+
+
+def _candidate_table(
+    dataset: Dataset, annotations: Boxes, detections: Boxes, probabilities: Probabilities, objectlab: ObjectLabScores
+) -> pl.DataFrame:
+    boxes = detections[probabilities.candidates]
+    evidence = compute_candidate_evidence(probabilities.candidates, annotations, detections, dataset.sizes, len(dataset.categories))
+    rules = score_candidates_by_rules(evidence)
+    cleanlab = objectlab.overlooked[probabilities.candidates]
+    columns: dict[str, Any] = {
+        **_identity(dataset, boxes.image_index),
+        "category": _names(dataset.categories, boxes.category),
+        **_corners(boxes.xyxy),
+        "score": boxes.score,
+        "probability": probabilities.overlooked,
+        "cleanlab_overlooked": pl.Series(cleanlab).fill_nan(None),
+        "votes": (probabilities.overlooked >= VOTE).astype(np.int64) + (rules >= VOTE) + (np.nan_to_num(cleanlab, nan=1.0) < VOTE),
+        "image_index": boxes.image_index,
+        "overlap": evidence["overlap"],
+    }
+    return pl.DataFrame(columns)
+
+
+def _image_table(dataset: Dataset, annotations: pl.DataFrame, candidates: pl.DataFrame, objectlab: ObjectLabScores) -> pl.DataFrame:
+    n = dataset.image_count
+    image = annotations["image_index"].to_numpy()
+    expected = sum_per(image, annotations["p_any"].to_numpy(), n)
+    expected = expected + sum_per(candidates["image_index"].to_numpy(), candidates["probability"].to_numpy(), n)
+    count = np.bincount(image, minlength=n)
+    hardness = sum_per(image, annotations["hardness"].to_numpy(), n) / np.maximum(count, 1)
+    return dataset.images.select("image_id", "file_name").with_columns(
+        label_quality_score=pl.Series(np.clip(objectlab.image, 0, 1)),
+        cleanlab_flag=pl.Series(objectlab.image_flag),
+        expected_errors=pl.Series(expected),
+        annotations=pl.Series(count),
+        hardness=pl.Series(hardness),
+    )
+
+
+def _hardness(annotations: Boxes, detections: Boxes, category_count: int) -> Floats:
+    """How undecided the detector is about each annotation: normalised entropy over the categories and the background, 0..1.
+
+    Read from the score vector of the best-fitting detection; 1 where nothing was detected, for an annotated object that is not
+    seen at all is as hard as can be.
+    """
+    vectors = score_vectors(detections, category_count)
+    mine, theirs, iou = overlapping_pairs(annotations, detections, PAIR_IOU)
+    best = best_pair_per(mine, vectors[theirs].max(axis=1) * iou, len(annotations))
+    seen: Mask = best >= 0
+    hardness = np.ones(len(annotations))
+    scores = vectors[theirs[best[seen]]].astype(np.float64)
+    shares = np.concatenate([scores, 1 - scores.max(axis=1, keepdims=True)], axis=1)
+    shares = np.clip(shares / shares.sum(axis=1, keepdims=True), 1e-12, 1)
+    hardness[seen] = -(shares * np.log(shares)).sum(axis=1) / np.log(category_count + 1)
+    return np.clip(hardness, 0, 1)

@@ -1,0 +1,110 @@
+"""Issues as pictures: the given box and the proposed one, in two colours that colour-blind people can tell apart."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from detclean.dataset import Dataset
+
+GIVEN, PROPOSED = "#E69F00", "#0072B2"  # orange and blue of the Okabe-Ito palette
+PAPER, INK = "#FFFFFF", "#222222"
+CELL, CAPTION, GAP = 260, 46, 10  # px
+COLUMNS = 4
+MARGIN = 0.6  # of the boxes' extent, shown around them
+LEAST_EXTENT = 48  # px of the photograph, however small the boxes
+
+Corners = tuple[float, float, float, float]
+
+
+def draw_issues(dataset: Dataset, issues: pl.DataFrame, path: Path) -> None:
+    """One JPEG with a cell an issue: the place in the picture, both boxes, type, probability and categories. Needs the positions' columns.
+
+    Issues whose picture is not at hand are left out; without any the file is not written.
+    """
+    rows = [row for row in issues.iter_rows(named=True) if dataset.images["path"][row["image_index"]]]
+    cells = [cell for row in rows if (cell := _draw_cell(row, dataset.images["path"][row["image_index"]])) is not None]
+    if not cells:
+        return
+    lines = -(-len(cells) // COLUMNS)
+    width = min(len(cells), COLUMNS)
+    sheet = Image.new("RGB", (width * (CELL + GAP) + GAP, lines * (CELL + CAPTION + GAP) + GAP + 20), PAPER)
+    for i, cell in enumerate(cells):
+        sheet.paste(cell, (GAP + i % COLUMNS * (CELL + GAP), GAP + i // COLUMNS * (CELL + CAPTION + GAP)))
+    pen = ImageDraw.Draw(sheet)
+    pen.text((GAP, sheet.height - 20), "solid orange: as annotated", fill=GIVEN, font=_font(13))
+    pen.text((GAP + 190, sheet.height - 20), "dashed blue: proposed", fill=PROPOSED, font=_font(13))
+    sheet.save(path, quality=90)
+
+
+def _draw_cell(row: dict[str, Any], path: str) -> Image.Image | None:
+    given, proposed = _corners(row, ""), _corners(row, "suggested_")
+    boxes = [box for box in (given, proposed) if box is not None]
+    if not boxes:
+        return None
+    try:
+        with Image.open(path) as opened:
+            photo = ImageOps.exif_transpose(opened).convert("RGB")
+    except OSError:
+        return None
+    left, top, side = _window(boxes)
+    scale = CELL / side
+    view = photo.transform(
+        (CELL, CELL), Image.Transform.AFFINE, (1 / scale, 0, left, 0, 1 / scale, top), Image.Resampling.BICUBIC, fillcolor="#DDDDDD"
+    )
+    pen = ImageDraw.Draw(view)
+    if given is not None:
+        pen.rectangle(_scaled(given, left, top, scale), outline=GIVEN, width=3)
+    if proposed is not None and row["action"] != "relabel":
+        _draw_dashes(pen, _scaled(proposed, left, top, scale))
+    cell = Image.new("RGB", (CELL, CELL + CAPTION), PAPER)
+    cell.paste(view, (0, 0))
+    words = ImageDraw.Draw(cell)
+    words.text((0, CELL + 4), f"{row['rank']}. {row['issue_type']}, probability {row['probability']:.2f}", fill=INK, font=_font(15))
+    words.text((0, CELL + 24), _describe_categories(row)[:44], fill=INK, font=_font(13))
+    return cell
+
+
+def _corners(row: dict[str, Any], prefix: str) -> Corners | None:
+    box = tuple(row[f"{prefix}{side}"] for side in ("x1", "y1", "x2", "y2"))
+    return None if box[0] is None else (box[0], box[1], box[2], box[3])
+
+
+def _window(boxes: list[Corners]) -> tuple[float, float, float]:
+    """Left, top and side of the square of the photograph to show."""
+    x1, y1 = min(box[0] for box in boxes), min(box[1] for box in boxes)
+    x2, y2 = max(box[2] for box in boxes), max(box[3] for box in boxes)
+    side = max(max(x2 - x1, y2 - y1) * (1 + 2 * MARGIN), LEAST_EXTENT)
+    return (x1 + x2 - side) / 2, (y1 + y2 - side) / 2, side
+
+
+def _scaled(box: Corners, left: float, top: float, scale: float) -> Corners:
+    return (box[0] - left) * scale, (box[1] - top) * scale, (box[2] - left) * scale, (box[3] - top) * scale
+
+
+def _draw_dashes(pen: ImageDraw.ImageDraw, box: Corners, dash: float = 9) -> None:
+    x1, y1, x2, y2 = box
+    for ax, ay, bx, by in ((x1, y1, x2, y1), (x2, y1, x2, y2), (x2, y2, x1, y2), (x1, y2, x1, y1)):
+        length = max(abs(bx - ax), abs(by - ay))
+        steps = max(int(length / dash), 1)
+        for i in range(0, steps, 2):
+            start, end = i / steps, min((i + 1) / steps, 1)
+            ends = [(ax + (bx - ax) * share, ay + (by - ay) * share) for share in (start, end)]
+            pen.line(ends, fill=PROPOSED, width=3)
+
+
+def _describe_categories(row: dict[str, Any]) -> str:
+    given, suggested = row["category"], row["suggested_category"]
+    return {
+        "add": f"add '{suggested}'",
+        "delete": f"delete '{given}'",
+        "move": f"move '{given}'",
+        "relabel": f"'{given}' should be '{suggested}'",
+    }.get(row["action"], f"look at '{given}'")
+
+
+def _font(size: int) -> Any:
+    return ImageFont.load_default(size)

@@ -1,0 +1,349 @@
+"""Out-of-fold detection by a tiny YOLO: what comes out, what is left alone, what an interruption costs."""
+
+import hashlib
+import importlib.util
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import orjson
+import polars as pl
+import pytest
+import yaml
+from PIL import Image
+
+from detclean.boxes import Boxes
+from detclean.dataset import Dataset, open_dataset, write_dataset
+from detclean.detect import yolo
+from detclean.detect.quality import category_quality, held_out_quality
+from detclean.detect.yolo import Tail, detect_out_of_fold
+from detclean.detect.yolo_view import find_names, format_labels, write_fold_lists
+from detclean.errors import ConfigError, StageError
+
+SIDE = 64
+EPOCHS = 4
+FOLDS = np.array([[0, 1] * 5])
+PREDICT = {"conf": 0.0001, "max_det": 30}
+# nbs is twice the batch: gradients add up over two batches, and must not be lost at an epoch's end
+TRAIN = {"epochs": EPOCHS, "imgsz": SIDE, "batch": 2, "nbs": 4, "device": "cpu", "close_mosaic": 2, "warmup_epochs": 1}
+NO_PICTURE = 9
+OUT = "a run #ü"
+
+DRIVER = """
+import sys
+from pathlib import Path
+import numpy as np
+import orjson
+from detclean.dataset import open_dataset
+from detclean.detect.yolo import detect_out_of_fold
+arguments = orjson.loads(Path(sys.argv[1]).read_bytes())
+detect_out_of_fold(
+    open_dataset(Path(arguments["dataset"])), np.array(arguments["folds"]), Path(arguments["out"]),
+    model=arguments["model"], train=arguments["train"], predict=arguments["predict"], seed=3, workers=2,
+)
+"""
+
+
+def make_dataset(folder: Path) -> Dataset:
+    """Ten pictures of squares, some under awkward names; the last has none."""
+    rng = np.random.default_rng(0)
+    names = [f"plain{i}.png" for i in range(6)] + ["a b#c.png", "[x] ü.png", "sub/plain0.png", "absent.png"]
+    category, xyxy, image_index = [], [], []
+    for index, name in enumerate(names):
+        pixels = rng.integers(0, 60, (SIDE, SIDE, 3), dtype=np.uint8)
+        for kind in range(2):
+            (x, y), side = rng.integers(0, 40, 2), int(rng.integers(12, 24))
+            pixels[y : y + side, x : x + side] = (255, 0, 0) if kind else (0, 255, 0)
+            xyxy.append((x, y, x + side, y + side))
+            category.append(kind)
+            image_index.append(index)
+        if index != NO_PICTURE:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(folder / name)
+    # a JPEG that does not end in its end marker, which Ultralytics would write anew
+    jpeg = folder / "plain1.jpg"
+    Image.open(folder / "plain1.png").save(jpeg)
+    (folder / "plain1.png").unlink()
+    jpeg.write_bytes(jpeg.read_bytes() + b"\0")
+    names[1] = jpeg.name
+    paths = [str(folder / name) if index != NO_PICTURE else None for index, name in enumerate(names)]
+    images = pl.DataFrame(
+        {"image_id": range(10), "file_name": names, "path": paths, "label_path": [None] * 10, "width": [SIDE] * 10, "height": [SIDE] * 10},
+        schema_overrides={"label_path": pl.String},
+    ).with_columns(split=pl.lit(None, pl.String))
+    annotations = Boxes(np.array(image_index), np.array(category), np.array(xyxy), annotation_id=np.arange(20), is_crowd=np.zeros(20, bool))
+    return Dataset(images, ("green", "red"), annotations, np.arange(20), "memory", folder)
+
+
+def describe_tree(folder: Path) -> dict[str, tuple[int, str]]:
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {str(path): (path.stat().st_mtime_ns, hashlib.sha256(path.read_bytes()).hexdigest()) for path in files}
+
+
+class Recorder:
+    def __init__(self) -> None:
+        self.steps: list[tuple[str, float, float, str]] = []
+        self.lines: list[str] = []
+
+    def advance(self, key: str, done: float, total: float, note: str) -> None:
+        self.steps.append((key, done, total, note))
+
+    def log(self, text: str) -> None:
+        self.lines.append(text)
+
+    say = log
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A home of its own, a data set and a model of 180,000 parameters with two heads, as in YOLO26."""
+    root = tmp_path_factory.mktemp("detect")
+    (root / "home").mkdir()
+    package = Path(importlib.util.find_spec("ultralytics").submodule_search_locations[0])
+    content = yaml.safe_load((package / "cfg" / "models" / "26" / "yolo26.yaml").read_text())
+    content["scales"] = {"n": [0.33, 0.125, 128]}
+    (root / "tiny-yolo26n.yaml").write_text(yaml.safe_dump(content))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(root / "home"))
+        for name in ("XDG_CONFIG_HOME", "XDG_CACHE_HOME", "MPLCONFIGDIR", "YOLO_CONFIG_DIR"):
+            patch.delenv(name, raising=False)
+        yield root
+
+
+@pytest.fixture(scope="module")
+def dataset(place):
+    return make_dataset(place / "data")
+
+
+def run(place, dataset, out, **changed):
+    arguments = {"model": str(place / "tiny-yolo26n.yaml"), "train": TRAIN, "predict": PREDICT, "seed": 3, "workers": 2} | changed
+    return detect_out_of_fold(dataset, FOLDS, out, **arguments)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(place, dataset):
+    before = describe_tree(place / "data")
+    recorder = Recorder()
+    boxes = run(place, dataset, place / OUT, display=recorder)
+    assert describe_tree(place / "data") == before
+    return boxes, recorder
+
+
+def test_detections_come_from_the_fold_that_did_not_train_on_the_image(undisturbed):
+    boxes, _ = undisturbed
+    assert len(boxes) > 0
+    assert boxes.class_scores.shape == (len(boxes), 2)
+    assert (boxes.fold == FOLDS[0][boxes.image_index]).all()
+    assert set(boxes.image_index) == set(range(10)) - {NO_PICTURE}
+    assert (boxes.repeat == 0).all()
+    assert np.array_equal(boxes.score, boxes.class_scores.max(axis=1))
+    assert np.array_equal(boxes.category, boxes.class_scores.argmax(axis=1))
+    assert boxes.xyxy.min() >= 0
+    assert boxes.xyxy.max() <= SIDE
+    assert (boxes.xyxy[:, 2:] > boxes.xyxy[:, :2]).all()
+    assert max(Counter(boxes.image_index.tolist()).values()) <= PREDICT["max_det"]
+
+
+def test_nothing_is_left_but_weights_detections_and_logs(place, undisturbed):
+    left = {path.relative_to(place / OUT).as_posix() for path in (place / OUT).rglob("*") if path.is_file()}
+    per_fold = {f"folds/fold-{fold}/{name}" for fold in range(2) for name in ("detections.parquet", "train.log", "progress.jsonl")}
+    assert left == per_fold | {"weights/fold-0.pt", "weights/fold-1.pt"}
+    assert list((place / "home").rglob("*")) == []
+
+
+def test_progress_names_fold_and_epochs_and_the_log_is_passed_on(undisturbed):
+    _, recorder = undisturbed
+    assert {key for key, *_ in recorder.steps} == {"fold 1/2", "fold 2/2"}
+    assert recorder.steps[-1][1:3] == (EPOCHS, EPOCHS)
+    assert any(line.startswith("fold 1/2: ") and "optimizer" in line for line in recorder.lines)
+    assert any("1 images have no picture" in line for line in recorder.lines)
+
+
+def test_a_finished_run_starts_nothing(place, dataset, undisturbed, monkeypatch):
+    monkeypatch.setattr(yolo.subprocess, "Popen", None)
+    again = run(place, dataset, place / OUT)
+    assert np.array_equal(again.xyxy, undisturbed[0].xyxy)
+
+
+def read_epochs(out: Path, fold: int) -> list[int]:
+    path = out / "folds" / f"fold-{fold}" / "progress.jsonl"
+    lines = [orjson.loads(line) for line in path.read_bytes().splitlines()] if path.exists() else []
+    return [line["done"] for line in lines if line["kind"] == "epoch"]
+
+
+def test_killed_in_training_and_resumed_it_ends_with_the_same_bits(place, dataset, undisturbed):
+    out = place / "killed"
+    (place / "stored").mkdir()
+    write_dataset(dataset, place / "stored")
+    arguments = {"dataset": str(place / "stored"), "folds": FOLDS.tolist(), "out": str(out), "model": str(place / "tiny-yolo26n.yaml")}
+    (place / "arguments.json").write_bytes(orjson.dumps(arguments | {"train": TRAIN, "predict": PREDICT}))
+    process = subprocess.Popen([sys.executable, "-c", DRIVER, str(place / "arguments.json")])
+    deadline = time.monotonic() + 120
+    while len(read_epochs(out, 0)) < 2 and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    time.sleep(0.3)
+    before = read_epochs(out, 0)
+    assert 2 <= len(before) < EPOCHS
+    time.sleep(1)
+    assert read_epochs(out, 0) == before  # no child trains on unseen
+
+    recorder = Recorder()
+    resumed = run(place, open_dataset(place / "stored"), out, display=recorder)
+    assert read_epochs(out, 0) == read_epochs(out, 1) == list(range(1, EPOCHS + 1))
+    assert next(done for key, done, *_ in recorder.steps if key == "fold 1/2") >= len(before)
+    for name, column in undisturbed[0].columns().items():
+        assert np.array_equal(column, resumed.columns()[name]), name
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"train": TRAIN | {"epoch": 3}}, r"train\.epoch: .*did you mean train\.epochs"),
+        ({"train": TRAIN | {"time": 1.0}}, r"train\.time: cannot be set"),
+        ({"train": TRAIN | {"lr0": "fast"}}, r"train: .*lr0"),
+        ({"predict": {"max_dets": 9}}, r"predict\.max_dets: .*did you mean predict\.max_det"),
+    ],
+)
+def test_settings_that_cannot_be(place, dataset, changed, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        run(place, dataset, place / "refused", **changed)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("model", "message"), [("nowhere/mine.pt", "there is no file nowhere/mine.pt"), ("broken.pt", "cannot be used")])
+def test_weights_that_cannot_be_had(place, dataset, model, message):
+    if model == "broken.pt":
+        model = str(place / model)
+        Path(model).write_bytes(b"no weights")
+    with pytest.raises(StageError, match=message) as caught:
+        run(place, dataset, place / "refused", model=model)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_training_that_fails_is_told_in_one_line(place, dataset):
+    with pytest.raises(StageError, match=r"fold 1/2: training failed: .*BatchNorm.*train\.log") as caught:
+        run(place, dataset, place / "failed", train=TRAIN | {"imgsz": 32, "batch": 3})  # four images: the last batch has one
+    assert "\n" not in str(caught.value)
+
+
+def test_folds_without_anything_to_train_on_are_refused_before_any_training(dataset, tmp_path):
+    only = replace(dataset, annotations=dataset.annotations[dataset.annotations.image_index == 0])
+    with pytest.raises(StageError, match="fold 1/2: none of the images to train on"):
+        detect_out_of_fold(only, FOLDS, tmp_path, model="x.yaml", train={}, predict={})
+
+
+def test_labels_are_cut_at_the_border_and_without_crowds(dataset):
+    boxes = Boxes(
+        np.array([0, 0, 2, 2, 2]),
+        np.array([1, 0, 1, 0, 0]),
+        np.array([[16, 16, 48, 32], [-10, 0, 32, 64], [0, 0, 8, 8], [5, 5, 5, 20], [70, 0, 80, 10]]),
+        is_crowd=np.array([False, False, True, False, False]),
+    )
+    assert format_labels(replace(dataset, annotations=boxes)) == {0: "1 0.5 0.375 0.5 0.25\n0 0.25 0.5 0.5 1.0\n"}
+
+
+def test_no_held_out_label_is_named_in_the_data_yaml(dataset, tmp_path):
+    write_fold_lists(dataset, find_names(dataset), FOLDS[0] == 1, tmp_path / "view", tmp_path / "fold")
+    content = yaml.safe_load((tmp_path / "fold" / "data.yaml").read_text())
+    names = find_names(dataset)
+    for entry in ("train", "val"):
+        listed = (tmp_path / "fold" / content[entry]).read_text().splitlines()
+        assert [Path(path).name for path in listed] == [names[i] for i in range(0, 10, 2)]
+    held_out = pl.read_parquet(tmp_path / "fold" / "held_out.parquet")
+    assert held_out["image_index"].to_list() == [1, 3, 5, 7]  # 9 has no picture
+    assert content["names"] == {0: "green", 1: "red"}
+
+
+@pytest.mark.parametrize(
+    ("device", "cuda_devices", "workers", "slots"),
+    [
+        ("auto", 0, 2, ["cpu", "cpu"]),
+        ("auto", 3, None, ["0", "1", "2"]),
+        (None, 8, None, ["0", "1", "2", "3", "4"]),
+        ([0, 1], 2, None, ["0", "1"]),
+        ("cuda:1", 2, None, ["1"]),
+        ("0,1", 2, 1, ["0"]),
+        ("cpu", 4, 9, ["cpu"] * 5),
+    ],
+)
+def test_a_fold_a_device(device, cuda_devices, workers, slots):
+    assert yolo._choose_slots(device, cuda_devices, 5, workers) == slots
+
+
+@pytest.mark.parametrize("device", ["cuda", "2", "gpu"])
+def test_a_device_that_is_not_there(device):
+    with pytest.raises(ConfigError, match=r"train\.device"):
+        yolo._choose_slots(device, 0, 5, None)
+
+
+def test_a_tail_gives_whole_lines_once(tmp_path):
+    path = tmp_path / "log"
+    tail = Tail(path, 0)
+    assert tail.read() == []
+    path.write_bytes(b"one\n\x1b[34mtwo\x1b[0m\nthr")
+    assert tail.read() == ["one", "two"]
+    with open(path, "ab") as f:
+        f.write(b"ee\r\n\nfour")
+    assert tail.read() == ["three"]
+    assert tail.read(to_the_end=True) == ["four"]
+
+
+def hand_made(dataset: Dataset) -> tuple[Dataset, Boxes]:
+    """Image 0: found exactly; 1: its red one is found as green and moved, so of IoU 0.6; 2: a crowd, found; 3: nothing to find."""
+    annotations = Boxes(
+        np.array([0, 0, 1, 2, 2]),
+        np.array([0, 1, 0, 0, 0]),
+        np.array([[0, 0, 10, 10], [20, 20, 40, 40], [0, 0, 10, 10], [0, 0, 60, 60], [30, 0, 40, 10]]),
+        is_crowd=np.array([False, False, False, True, False]),
+    )
+    detections = Boxes(
+        np.array([0, 0, 1, 2, 2, 2]),
+        np.array([0, 1, 0, 0, 0, 0]),
+        np.array([[0, 0, 10, 10], [20, 20, 40, 40], [0, 0, 10, 6], [0, 40, 10, 50], [20, 40, 30, 50], [30, 0, 40, 10]]),
+        score=np.array([0.9, 0.9, 0.8, 0.95, 0.95, 0.5]),
+    )
+    return replace(dataset.select_images(np.arange(10) < 4), annotations=annotations, source_rows=np.arange(5)), detections
+
+
+def test_quality_by_fold_on_a_hand_made_case(dataset):
+    small, detections = hand_made(dataset)
+    rows = held_out_quality(small, detections, np.array([[0, 1, 2, 3], [0, 0, 1, 1]]))
+    assert [(row["repeat"], row["fold"], row["images"]) for row in rows] == [
+        (0, 0, 1),
+        (0, 1, 1),
+        (0, 2, 1),
+        (0, 3, 1),
+        (1, 0, 2),
+        (1, 1, 2),
+    ]
+    assert [row["map50"] for row in rows] == pytest.approx([1, 1, 1, None, 1, 1])
+    # an IoU of 0.6 counts at 0.5, 0.55 and 0.6; what lies in a crowd counts neither way
+    assert [row["map"] for row in rows[:4]] == pytest.approx([1, 0.3, 1, None])
+
+
+def test_quality_counts_each_repeat_by_its_own_detections(dataset):
+    small, detections = hand_made(dataset)
+    both = Boxes.sorted(
+        image_index=np.tile(detections.image_index, 2),
+        category=np.concatenate([detections.category, 1 - detections.category]),
+        xyxy=np.tile(detections.xyxy, (2, 1)),
+        score=np.tile(detections.score, 2),
+        repeat=np.repeat([0, 1], len(detections)),
+    )
+    rows = held_out_quality(small, both, np.zeros((2, 4), int))
+    assert rows[0]["map50"] == pytest.approx(1)
+    assert rows[1]["map50"] == pytest.approx(0)
+    assert category_quality(small, both) == pytest.approx({"green": 0.5, "red": 0.5})
+
+
+def test_quality_by_category(dataset):
+    small, detections = hand_made(dataset)
+    more = replace(small, categories=("green", "red", "blue"))
+    assert category_quality(more, detections[detections.category == 0]) == pytest.approx({"green": 1, "red": 0, "blue": None})
+    assert category_quality(more, Boxes.empty()) == pytest.approx({"green": 0, "red": 0, "blue": None})
