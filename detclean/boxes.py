@@ -56,6 +56,8 @@ class Boxes:
     def __getitem__(self, index: ArrayLike | slice) -> Boxes:
         """The boxes of a mask, of ascending positions, or of a slice."""
         chosen = index if isinstance(index, slice) else np.asarray(index)
+        if not isinstance(chosen, slice) and not chosen.size and chosen.dtype != bool:
+            chosen = chosen.astype(np.int64)  # an empty list has no type of its own
         return Boxes(**{name: column[chosen] for name, column in self.columns().items()})
 
     def by_image(self, image_count: int) -> list[slice]:
@@ -85,7 +87,7 @@ def write_boxes(boxes: Boxes, path: Path) -> None:
         elif name == "class_scores":
             table[name] = pl.Series(name, column.astype(np.float32), dtype=pl.Array(pl.Float32, column.shape[1]))
         elif column.dtype.kind in "OU":
-            table[name] = pl.Series(name, column.tolist())
+            table[name] = pl.Series(name, column.tolist(), dtype=None if len(column) else pl.String)
         else:
             table[name] = column
     pl.DataFrame(table).write_parquet(path)

@@ -198,6 +198,8 @@ def read_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     values.setdefault("name", path.stem)
     if isinstance(values.get("train", {}), dict):
         values["train"] = _check(Train, values.get("train", {}), source, ("train",)).model_dump()
+        if isinstance(values["train"].get("pretrained"), str):
+            values["train"]["pretrained"] = _find_path("train.pretrained", values["train"]["pretrained"], source)
     for key in (*EXISTING_PATHS, "model"):
         if isinstance(values.get(key), str) and (key, values[key]) != ("images", "none"):
             values[key] = _find_path(key, values[key], source)
@@ -287,7 +289,7 @@ def _find_path(key: str, text: str, source: _Source) -> str:
     for folder in (Path.cwd(), source.path.parent):
         if (folder / given).exists():
             return os.path.abspath(folder / given)
-    if key == "model":  # a name such as yolo26n.pt that Ultralytics finds or fetches
+    if key in ("model", "train.pretrained"):  # a name such as yolo26n.pt that Ultralytics finds or fetches
         return text
     looked = "" if given.is_absolute() else ", neither here nor beside the configuration"
     raise ConfigError(f"{source.place((key,))}: {key}: no such file or folder: {text}{looked}; correct the path")

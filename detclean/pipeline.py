@@ -58,9 +58,9 @@ def run_pipeline(config: Config, display: Display) -> RunResult:
     """Everything from the data set to the run folder; stages that are complete and not stale are not repeated."""
     folder = config.folder
     with lock_run(folder):
-        write_whole(folder / "config.yaml", config_as_yaml(config))
         results = run_stages(_stages(config), folder, _stage_settings(config), display)
         _publish(results["export"], folder)
+        write_whole(folder / "config.yaml", config_as_yaml(config))  # not before: it has to say what the results beside it came from
         issues = _read_table(folder / "issues.parquet")
         summary = _summarise(config, results, issues)
         write_whole(folder / "summary.json", orjson.dumps(summary, option=orjson.OPT_INDENT_2))
@@ -90,7 +90,7 @@ def _stage_settings(config: Config) -> dict[str, Any]:
     if config.predictions is None:
         detect = {name: common[name] for name in ("model", "train", "predict")} | {
             "seed": config.folds.seed,
-            "weights": _digest_of(config.model),
+            "weights": [_digest_of(weights) for weights in (config.model, config.train.get("pretrained")) if isinstance(weights, str)],
         }
     else:
         detect = {"predictions": str(config.predictions), "digest": _digest_of(config.predictions)}
@@ -299,11 +299,11 @@ def _bar(display: Display, what: str) -> Any:
 def _publish(export: StageResult, folder: Path) -> None:
     """The export stage's files at the top of the run folder. A marker, written last, says which export they are."""
     marker = folder / "stages" / "published"
-    if marker.exists() and marker.read_text() == export.fingerprint and (folder / "issues.parquet").exists():
+    entries = [entry for entry in sorted(export.folder.iterdir()) if entry.name not in ("seconds.json", "facts.json")]
+    if marker.exists() and marker.read_text() == export.fingerprint and all((folder / entry.name).exists() for entry in entries):
         return
-    for entry in sorted(export.folder.iterdir()):
-        if entry.name in ("seconds.json", "facts.json"):
-            continue
+    marker.unlink(missing_ok=True)  # from here until the end the folder may hold files of two exports
+    for entry in entries:
         place, beside = folder / entry.name, folder / f"{entry.name}.partial"
         _remove(beside)
         if entry.is_dir():
@@ -312,7 +312,7 @@ def _publish(export: StageResult, folder: Path) -> None:
         else:
             shutil.copyfile(entry, beside)
         os.replace(beside, place)
-    published = {entry.name for entry in export.folder.iterdir()}
+    published = {entry.name for entry in entries}
     for name in ("issues.csv", "issues.coco.json", "issues_yolo", "worst.jpg"):  # left by an export with other formats
         if name not in published:
             _remove(folder / name)
@@ -332,7 +332,7 @@ def _summarise(config: Config, results: dict[str, StageResult], issues: pl.DataF
     dataset = open_dataset(folders["load"] / "part")
     quality = orjson.loads((folders["detect"] / "quality.json").read_bytes())
     scored = orjson.loads((folders["score"] / "facts.json").read_bytes())
-    findings = pl.read_csv(config.folder / "findings.csv", infer_schema=False)
+    findings = pl.read_csv(config.folder / "findings.csv", infer_schema=False, glob=False)
     per_type = {
         kind: {
             "issues": (mine := issues.filter(pl.col("issue_type") == kind)).height,

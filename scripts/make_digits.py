@@ -23,7 +23,7 @@ from detclean.score.planting import plant_errors
 
 TARGET = Path(__file__).parent.parent / "data" / "digits"
 CATEGORIES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-IMAGES = {"train": 260, "test": 80}  # "train" is to be cleaned and has planted errors; no stage ever cleans "test"
+IMAGES = {"train": 280, "test": 80}  # "train" is to be cleaned and has planted errors; no stage ever cleans "test"
 RATE = 0.04  # of the boxes, each type
 SEED = 20
 JPEG_QUALITY = 88

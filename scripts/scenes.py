@@ -12,10 +12,10 @@ from PIL import Image, ImageFilter
 from sklearn.datasets import load_sample_images
 
 SIDE = (128, 192)  # px: shortest and longest side of a scene
-GLYPH = (15, 56)  # px: height of the smallest and the largest glyph
-GLYPHS = (4, 8)  # glyphs a scene
-HARD_SHARE = 0.07  # of the glyphs: faint, blurred or half covered
-OVERLAP_SHARE = 0.25  # of the glyphs: put so that they touch or overlap an earlier one
+GLYPH = (20, 60)  # px: height of the smallest and the largest glyph
+GLYPHS = (4, 7)  # glyphs a scene
+HARD_SHARE = 0.06  # of the glyphs: faint, blurred or half covered
+OVERLAP_SHARE = 0.2  # of the glyphs: put so that they touch or overlap an earlier one
 INK_EDGE = 0.3  # a glyph's box holds what covers at least this much of the paper
 
 Glyph = tuple[int, NDArray[np.uint8]]  # category and an (8, 8) scan with values 0..16
@@ -98,7 +98,7 @@ def _find_spot(ink: NDArray[np.float64], placed: list[Placed], width: int, heigh
         y = int(rng.integers(0, height - glyph_height + 1))
         shares = [_covered((x, y, x + glyph_width, y + glyph_height), other.xyxy) for other in placed]
         most = max(shares, default=0.0)
-        if 0.05 <= most <= 0.35 if wants_contact else most == 0:
+        if 0.05 <= most <= 0.3 if wants_contact else most == 0:
             return x - left_edge, y - top_edge
     return None
 
@@ -126,7 +126,7 @@ def _draw(
     level = float(here.mean())
     dark = level > 130 or (level > 110 and rng.random() < 0.5)
     tint = rng.uniform(0, 45, 3) if dark else 255 - rng.uniform(0, 45, 3)
-    opacity = rng.uniform(0.2, 0.32) if hard == "faint" else rng.uniform(0.65, 1.0)
+    opacity = rng.uniform(0.2, 0.32) if hard == "faint" else rng.uniform(0.75, 1.0)
     alpha = (part * opacity)[:, :, None]
     new = here * (1 - alpha) + tint[None, None, :] * alpha
     if hard == "covered":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import sys
 import time
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ import polars as pl
 import pytest
 from PIL import Image, ImageEnhance
 
-from detclean.audit import audit_dataset
+from detclean.audit import audit_dataset, images
 from detclean.audit.geometry import find_close_pairs, find_geometry_faults
 from detclean.audit.images import HASHES, find_duplicates, find_image_faults, hash_images
 from detclean.boxes import Boxes, box_iou
@@ -133,10 +132,10 @@ def test_the_sweep_finds_what_all_pairs_would() -> None:
     image = np.sort(rng.integers(0, 5, 300))
     low = rng.integers(0, 12, (300, 2)).astype(float)
     xyxy = np.concatenate([low, low + rng.integers(0, 12, (300, 2))], axis=1)
-    close = (box_iou(xyxy, xyxy) >= 0.7) & (image[:, None] == image[None])
+    close = (box_iou(xyxy, xyxy) >= 0.5) & (image[:, None] == image[None])
     expected = np.argwhere(np.triu(close, 1))
     assert len(expected) > 50
-    np.testing.assert_array_equal(find_close_pairs(image, xyxy, 0.7), expected)
+    np.testing.assert_array_equal(find_close_pairs(image, xyxy, 0.5), expected)
 
 
 def test_unused_and_single_categories_and_bare_images() -> None:
@@ -154,7 +153,7 @@ def test_many_findings_of_a_kind_are_counted() -> None:
     assert "23 more" in findings[-1].message
 
 
-def test_geometry_of_a_million_boxes_takes_seconds() -> None:
+def test_two_hundred_thousand_boxes_take_seconds() -> None:
     rng = np.random.default_rng(0)
     image = np.sort(rng.integers(0, 20_000, 200_000))
     low = rng.uniform(0, 600, (200_000, 2))
@@ -180,6 +179,12 @@ def save(image: Image.Image, path: Path, **options: object) -> Path:
 def check_images(dataset: Dataset) -> list[Finding]:
     hashes = hash_images(dataset)
     return find_image_faults(dataset, hashes, find_duplicates(hashes))
+
+
+def made_hashes(phash: np.ndarray, thumbnails: np.ndarray) -> pl.DataFrame:
+    count = len(phash)
+    columns = {"image_index": np.arange(count), "digest": [str(i) for i in range(count)], "phash": phash}
+    return pl.DataFrame({**columns, "thumbnail": [row.tobytes() for row in thumbnails]})
 
 
 def test_unreadable_truncated_and_missing_pictures(tmp_path: Path) -> None:
@@ -269,6 +274,21 @@ def test_flat_pictures_are_no_near_duplicates(tmp_path: Path) -> None:
     assert find_duplicates(hash_images(make_dataset(paths=[*shades, again]))).rows() == [(1, 4, "exact")]
 
 
+def test_nearly_flat_pictures_are_no_near_duplicates(tmp_path: Path) -> None:
+    vignette = np.outer(np.hanning(90), np.hanning(120)) > 0.5
+    dark = [save(Image.fromarray(np.uint8(shade + vignette)), tmp_path / f"{shade}.png") for shade in (3, 30, 60)]
+    assert find_duplicates(hash_images(make_dataset(paths=dark))).height == 0
+
+
+@pytest.mark.parametrize(("correlation", "found"), [(0.9, 0), (0.96, 1)])
+def test_a_like_hash_alone_makes_no_duplicate(correlation: float, found: int) -> None:
+    rng = np.random.default_rng(0)
+    base, noise = (rng.permuted(np.linspace(-1, 1, 1024)) for _ in range(2))
+    mixed = correlation * base + np.sqrt(1 - correlation**2) * noise
+    thumbnails = np.uint8(128 + 60 * np.stack([base, mixed]))
+    assert find_duplicates(made_hashes(np.array([5, 5 ^ 0b11], dtype=np.uint64), thumbnails)).height == found
+
+
 def test_other_glyphs_on_like_crops_are_other_scenes(tmp_path: Path) -> None:
     sys.path.insert(0, str(ROOT / "scripts"))
     from scenes import compose_scene, photographs
@@ -281,18 +301,13 @@ def test_other_glyphs_on_like_crops_are_other_scenes(tmp_path: Path) -> None:
     assert find_duplicates(hash_images(make_dataset(paths=paths))).height == 0
 
 
-def test_workers_find_the_same_and_tell_how_far_they_are(tmp_path: Path) -> None:
+def test_workers_find_the_same_and_tell_how_far_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "POOL_PAYS", 0.0)
     dataset = make_dataset(paths=[save(photograph(i % 70), tmp_path / f"{i}.png") for i in range(140)])
     seen: list[tuple[int, int]] = []
     hashes = hash_images(dataset, workers=2, progress=lambda done, total: seen.append((done, total)))
     assert hashes.equals(hash_images(dataset))
     assert seen == [(64, 140), (128, 140), (140, 140)]
-
-
-def made_hashes(phash: np.ndarray, thumbnails: np.ndarray) -> pl.DataFrame:
-    count = len(phash)
-    columns = {"image_index": np.arange(count), "digest": [str(i) for i in range(count)], "phash": phash}
-    return pl.DataFrame({**columns, "thumbnail": [row.tobytes() for row in thumbnails]})
 
 
 def test_twenty_thousand_pictures_take_two_seconds() -> None:
@@ -348,17 +363,14 @@ def test_a_data_set_without_pictures_has_no_image_findings() -> None:
 
 
 @pytest.mark.skipif(not BCCD.is_dir(), reason="../shared/bccd is not there: duplicates among real photographs were NOT tested")
-def test_microscope_photographs_look_alike_but_only_two_are_one() -> None:
+def test_microscope_photographs_look_alike_but_only_two_are_one(tmp_path: Path) -> None:
     paths = sorted(BCCD.glob("*.jpg"))
-    dataset = make_dataset(paths=paths, size=(640, 480))
-    hashes = hash_images(dataset)
-    assert hashes["problem"].null_count() == len(paths) == 364
-    found = [(paths[a].stem, paths[b].stem, kind) for a, b, kind in find_duplicates(hashes).iter_rows()]
-    assert found == [("BloodImage_00037", "BloodImage_00038", "near")]
-    brighter = [ImageEnhance.Brightness(Image.open(path)).enhance(1.2) for path in paths[:20]]
-    streams = []
-    for image in brighter:
-        stream = io.BytesIO()
-        image.save(stream, "JPEG", quality=50)
-        streams.append(stream.getvalue())
-    assert len(set(streams)) == 20
+    count = len(paths)
+    brighter = [ImageEnhance.Brightness(Image.open(path)).enhance(1.2).resize((320, 240)) for path in paths[:10]]
+    copies = [save(image, tmp_path / f"{i}.jpg", quality=50) for i, image in enumerate(brighter)]
+    hashes = hash_images(make_dataset(paths=[*paths, *copies], size=(640, 480)))
+    assert hashes["problem"].null_count() == count + 10 == 374
+    found = {(a, b) for a, b, _ in find_duplicates(hashes).iter_rows()}
+    same = {(a, b) for a, b in found if b < count}
+    assert [(paths[a].stem, paths[b].stem) for a, b in same] == [("BloodImage_00037", "BloodImage_00038")]
+    assert found - same == {(i, count + i) for i in range(10)}

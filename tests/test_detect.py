@@ -18,9 +18,10 @@ from PIL import Image
 
 from detclean.boxes import Boxes
 from detclean.dataset import Dataset, open_dataset, write_dataset
-from detclean.detect import yolo
+from detclean.detect import yolo, yolo_process
 from detclean.detect.quality import category_quality, held_out_quality
-from detclean.detect.yolo import Tail, detect_out_of_fold
+from detclean.detect.yolo import detect_out_of_fold
+from detclean.detect.yolo_process import Tail
 from detclean.detect.yolo_view import find_names, format_labels, write_fold_lists
 from detclean.errors import ConfigError, StageError
 
@@ -88,6 +89,9 @@ class Recorder:
     def __init__(self) -> None:
         self.steps: list[tuple[str, float, float, str]] = []
         self.lines: list[str] = []
+
+    def task(self, key: str, description: str, total: float) -> None:
+        self.announced = [*getattr(self, "announced", []), key]
 
     def advance(self, key: str, done: float, total: float, note: str) -> None:
         self.steps.append((key, done, total, note))
@@ -164,7 +168,7 @@ def test_progress_names_fold_and_epochs_and_the_log_is_passed_on(undisturbed):
 
 
 def test_a_finished_run_starts_nothing(place, dataset, undisturbed, monkeypatch):
-    monkeypatch.setattr(yolo.subprocess, "Popen", None)
+    monkeypatch.setattr(yolo_process.subprocess, "Popen", None)
     again = run(place, dataset, place / OUT)
     assert np.array_equal(again.xyxy, undisturbed[0].xyxy)
 

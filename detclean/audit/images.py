@@ -6,6 +6,7 @@ import hashlib
 import io
 import itertools
 import struct
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -24,6 +25,7 @@ from detclean.formats.imagefiles import ORIENTATION_TAG, read_image_sizes
 
 SIDE = 32  # px a side of the thumbnail: what imagehash.phash reduces a picture to as well
 CHUNK = 64  # pictures a task
+POOL_PAYS = 5.0  # s of work below which starting processes, each of which imports polars and more, costs more than it brings
 FLAT = 2.0  # grey levels of standard deviation; below it the hash and the correlation are made of noise alone
 MAX_DISTANCE = 10  # of 64 bits; see find_duplicates for how this and MIN_CORRELATION were measured
 MIN_CORRELATION = 0.93
@@ -81,8 +83,9 @@ def find_duplicates(hashes: pl.DataFrame, *, max_distance: int = MAX_DISTANCE, m
     Near is a Hamming distance of the phashes of at most `max_distance` and a Pearson correlation of the thumbnails of at least
     `min_correlation`. Measured on 182 microscope photographs (BCCD) and 300 scenes over two photographs: copies 0.7 to 1.3 times as
     bright, with less contrast, JPEG quality 30, half size or another aspect stay within 10 bits, and 99 % of them above 0.93. Of 2,500
-    scenes over those two photographs, 3.1 million pairs, 179 come within 10 bits and three of those above 0.93, all three the same crop under other
-    glyphs; of 66,000 pairs in BCCD one, the same cell photographed twice. A shift by 2 % of the side already hides a copy.
+    scenes over those two photographs, 3.1 million pairs, 179 come within 10 bits and three of those above 0.93, all three the same
+    crop under other glyphs; of 66,000 pairs in BCCD one, the same cell photographed twice. What it does not see is a shifted picture:
+    by 2 % of the side is enough to hide a copy.
     """
     hashes = hashes.sort("image_index")
     first = hashes.filter(pl.col("digest").is_not_null()).with_columns(first=pl.col("image_index").min().over("digest"))
@@ -147,12 +150,18 @@ def find_image_faults(dataset: Dataset, hashes: pl.DataFrame, duplicates: pl.Dat
 
 
 def _hash_chunks(chunks: list[list[tuple[int, str]]], workers: int) -> Iterator[list[tuple[Any, ...]]]:
-    if workers <= 1:
-        yield from map(_hash_chunk, chunks)
+    """The rows of each chunk, in order; in processes where the first chunk's pace says that the rest takes longer than starting them."""
+    if not chunks:
+        return
+    begin = time.perf_counter()
+    yield _hash_chunk(chunks[0])
+    pace, rest = time.perf_counter() - begin, chunks[1:]
+    if workers <= 1 or pace * len(rest) < POOL_PAYS:
+        yield from map(_hash_chunk, rest)
         return
     # Not fork: polars has threads running by now, and a forked child may wait for ever for a lock that one of them holds.
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        yield from pool.map(_hash_chunk, chunks)
+        yield from pool.map(_hash_chunk, rest)
 
 
 def _hash_chunk(jobs: list[tuple[int, str]]) -> list[tuple[Any, ...]]:

@@ -12,7 +12,7 @@ from detclean.boxes import Floats, Ints
 from detclean.dataset import Dataset, Finding
 from detclean.errors import ConfigError, DatasetError
 
-TRIES = 10  # orders tried until no fold holds all objects of a category; the first one does in all but contrived data
+TRIES = 20  # orders tried until no fold holds all objects of a category; the first one does in all but contrived data
 
 
 def group_images(dataset: Dataset, duplicates: pl.DataFrame, pattern: str | None = None) -> Ints:
@@ -82,9 +82,9 @@ def find_fold_faults(dataset: Dataset, folds: Ints) -> list[Finding]:
         missing += (table == total[:, None]).any(axis=1) & (total > 0)
     findings = []
     for category in np.flatnonzero(missing):
-        told = f"category {dataset.categories[category]}: all its {total[category]} objects are held out together in {missing[category]} of"
+        told = f"category {dataset.categories[category]}: all objects of it ({total[category]}) are held out together in"
         remedy = "that model cannot judge it: add images with it, or leave it out"
-        message = f"{told} {len(folds)} repeats, {remedy}"
+        message = f"{told} {missing[category]} of {len(folds)} repeats, {remedy}"
         findings.append(Finding("category-missing-in-training", "warning", dataset.source.name, message))
     for category in np.flatnonzero((total > 0) & (total < k) & (missing == 0)):
         message = (
@@ -138,14 +138,15 @@ def _divide(counts: list[tuple[Ints, Floats]], sizes: Ints, k: int, rng: np.rand
     holders = np.bincount(np.concatenate([categories for categories, _ in counts]), minlength=width)  # groups with the category
     rarity = np.array([holders[categories].min() if len(categories) else len(counts) + 1 for categories, _ in counts])
     attempts = []
-    for _ in range(TRIES):
+    for attempt in range(TRIES):
         order = rng.permutation(len(counts))
-        order = order[np.lexsort((-sizes[order], rarity[order]))]  # rarest category first, then large groups; else as drawn
+        if attempt % 2 == 0:  # rarest category first, then large groups, else as drawn; odd attempts take the order wholly as drawn
+            order = order[np.lexsort((-sizes[order], rarity[order]))]
         folds, broken = _deal(order, counts, sizes, k, holders)
         attempts.append((broken, folds))
         if not broken:
             break
-    return min(attempts, key=lambda attempt: attempt[0])[1]
+    return min(attempts, key=lambda dealt: dealt[0])[1]
 
 
 def _deal(order: Ints, counts: list[tuple[Ints, Floats]], sizes: Ints, k: int, holders: Ints) -> tuple[Ints, int]:
@@ -174,8 +175,8 @@ def _deal(order: Ints, counts: list[tuple[Ints, Floats]], sizes: Ints, k: int, h
         # Where no fold has room the emptiest takes the group: sizes then differ by no more than one group.
         fold = int(np.argmin(np.where(room, cost, np.inf) if room.any() else np.where(allowed, images, np.inf)))
         folds[group] = fold
-        broken += int(hoards[fold])
         load[fold, categories] += objects
+        broken += int(hoards[fold])
         images[fold] += size
         boxes[fold] += objects.sum()
     return folds, broken

@@ -9,15 +9,13 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
+from subprocess import Popen
 from typing import Any, Protocol
 
 import numpy as np
@@ -25,6 +23,7 @@ import orjson
 
 from detclean.boxes import Boxes, Ints, read_boxes
 from detclean.dataset import Dataset
+from detclean.detect.yolo_process import Tail, describe_end, end_job, start_job
 from detclean.detect.yolo_view import find_names, write_fold_lists, write_view
 from detclean.errors import ConfigError, StageError
 from detclean.files import write_whole
@@ -54,11 +53,13 @@ PRIVATE_SETTINGS = {
     **dict.fromkeys(("clearml", "comet", "dvc", "hub", "mlflow", "neptune", "raytune", "tensorboard", "wandb", "vscode_msg"), False),
 }
 UNFINISHED_BAR = re.compile(r"\b\d\d?% [━─╸]")  # Ultralytics draws a progress bar anew and anew
-FOREIGN_VARIABLES = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "ULTRALYTICS_API_KEY", "PYTEST_CURRENT_TEST")
 
 
 class Display(Protocol):
     """Where progress goes."""
+
+    def task(self, key: str, description: str, total: float) -> None:
+        """A task of `total` steps that will come."""
 
     def advance(self, key: str, done: float, total: float, note: str) -> None:
         """`done` of `total` steps of the task `key`."""
@@ -72,6 +73,8 @@ class Display(Protocol):
 
 class Silence:
     """A display that shows nothing."""
+
+    def task(self, key: str, description: str, total: float) -> None: ...
 
     def advance(self, key: str, done: float, total: float, note: str) -> None: ...
 
@@ -145,6 +148,7 @@ def detect_out_of_fold(
         }
         _log_absent_pictures(dataset, names, display)
         for job in jobs:
+            display.task(job.key, "epoch", prepared["epochs"])
             if job not in pending:
                 display.advance(job.key, prepared["epochs"], prepared["epochs"], "done earlier")
         _run_jobs(pending, slots, common, display)
@@ -211,6 +215,8 @@ def _complete_train(train: Mapping[str, Any], dataset: Dataset, slots: list[str]
     if isinstance(batch, int) and batch > 0:
         settings.setdefault("nbs", batch)
     settings.setdefault("workers", min(8, max(1, count_cores() // len(slots))))
+    if isinstance(settings.get("pretrained"), str):
+        settings["pretrained"] = os.path.abspath(settings["pretrained"])  # the child works in another folder
     return settings
 
 
@@ -252,13 +258,13 @@ def _prepare(dataset: Dataset, out: Path, model: str, train: Mapping[str, Any]) 
         "answer": str(folder / "answer.json"),
     }
     (folder / "answer.json").unlink(missing_ok=True)
-    process = _start(job, folder, offline=Path(model).exists() or model.endswith((".yaml", ".yml")))
+    process = start_job(job, folder, offline=Path(model).exists() or model.endswith((".yaml", ".yml")))
     try:
         code = process.wait()
     finally:
-        _end(process)
+        end_job(process)
     if code or not (folder / "answer.json").exists():
-        raise StageError(f"Ultralytics cannot be used: {_describe_end(code, folder / 'train.log')}")
+        raise StageError(f"Ultralytics cannot be used: {describe_end(code, folder / 'train.log')}")
     answer: dict[str, Any] = orjson.loads((folder / "answer.json").read_bytes())
     if "error" in answer:
         raise {"ConfigError": ConfigError}.get(answer["error"], StageError)(answer["message"])
@@ -270,58 +276,12 @@ def _private_settings(out: Path) -> dict[str, Any]:
     return PRIVATE_SETTINGS | places
 
 
-def _start(job: dict[str, Any], folder: Path, offline: bool = True) -> subprocess.Popen[bytes]:
-    """A child that runs a job in its folder, with its output at the end of `train.log`."""
-    out = folder.parents[1] if folder.name != "prepare" else folder.parent
-    private = str(out / "ultralytics")
-    environment = {name: value for name, value in os.environ.items() if name not in FOREIGN_VARIABLES}
-    environment |= {name: private for name in ("YOLO_CONFIG_DIR", "MPLCONFIGDIR", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "TORCH_HOME")}
-    environment |= {"YOLO_AUTOINSTALL": "false", "YOLO_VERBOSE": "true", "PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1"}
-    environment |= {name: str(job["threads"]) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS")}
-    if offline:
-        environment["YOLO_OFFLINE"] = "true"
-    root = Path(__file__).resolve().parents[2]
-    if root.name != "site-packages":  # a checkout that may not be installed
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(root), environment.get("PYTHONPATH")]))
-    write_whole(folder / "job.json", orjson.dumps(job | {"parent": os.getpid()}))
-    # -P, as a file of the user's in the working directory must not hide a module
-    command = [sys.executable, "-P", "-m", "detclean.detect.yolo_worker", str(folder / "job.json")]
-    with open(folder / "train.log", "ab") as log:
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=folder, env=environment)
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is None:
-        process.kill()
-        process.wait()
-
-
-@dataclass
-class Tail:
-    """A growing file and how much of it was read."""
-
-    path: Path
-    offset: int
-
-    def read(self, to_the_end: bool = False) -> list[str]:
-        """The lines that came since, whole ones only unless the file is at its end."""
-        if not self.path.exists():
-            return []
-        with open(self.path, "rb") as f:
-            f.seek(self.offset)
-            new = f.read()
-        length = len(new) if to_the_end else max(new.rfind(b"\n"), new.rfind(b"\r")) + 1
-        self.offset += length
-        plain = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", new[:length].decode(errors="replace"))
-        return [line.rstrip() for line in re.split(r"[\r\n]+", plain) if line.strip()]
-
-
 @dataclass
 class Running:
     """A fold in training."""
 
     job: FoldJob
-    process: subprocess.Popen[bytes]
+    process: Popen[bytes]
     log: Tail
     progress: Tail
 
@@ -343,10 +303,10 @@ def _run_jobs(jobs: list[FoldJob], slots: list[str], common: dict[str, Any], dis
                     continue
                 del running[slot]
                 if code or not fold.job.detections.exists():
-                    raise StageError(f"{fold.job.key}: training failed: {_describe_end(code, fold.log.path)}")
+                    raise StageError(f"{fold.job.key}: training failed: {describe_end(code, fold.log.path)}")
     finally:
         for fold in running.values():
-            _end(fold.process)
+            end_job(fold.process)
 
 
 def _start_fold(job: FoldJob, device: str, common: dict[str, Any]) -> Running:
@@ -354,7 +314,7 @@ def _start_fold(job: FoldJob, device: str, common: dict[str, Any]) -> Running:
     train = common["train"] | {"device": device, "data": str(folder / "data.yaml"), "save_dir": str(folder)}
     own = {"train": train, "repeat": job.repeat, "fold": job.fold, "device": device, "folder": str(folder), "weights": str(job.weights)}
     tails = [Tail(path, path.stat().st_size if path.exists() else 0) for path in (folder / "train.log", folder / "progress.jsonl")]
-    return Running(job, _start(common | own, folder), *tails)
+    return Running(job, start_job(common | own, folder), *tails)
 
 
 def _forward(fold: Running, display: Display, to_the_end: bool) -> None:
@@ -364,16 +324,6 @@ def _forward(fold: Running, display: Display, to_the_end: bool) -> None:
     for line in fold.progress.read(to_the_end):
         step = orjson.loads(line)
         display.advance(fold.job.key, step["done"], step["total"], step["note"])
-
-
-def _describe_end(code: int, log: Path) -> str:
-    """Why a child ended, in one line: the last error in its log, or its last line, and where the log is."""
-    lines = Tail(log, 0).read(to_the_end=True)
-    errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Interrupt)\b", line)]
-    last = (errors or lines or ["it wrote nothing"])[-1].removeprefix("detclean.errors.StageError: ").rstrip(".")
-    if code < 0:
-        last = f"killed by {signal.Signals(-code).name}, perhaps for want of memory (last line: {last})"
-    return f"{last}; see {log}, then run again to resume"
 
 
 def _log_absent_pictures(dataset: Dataset, names: list[str | None], display: Display) -> None:

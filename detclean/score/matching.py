@@ -14,7 +14,7 @@ PAIRS_AT_ONCE = 4_000_000  # bounds memory: about 600 MB of temporaries
 
 
 def overlapping_pairs(a: Boxes, b: Boxes, min_iou: float) -> tuple[Ints, Ints, Floats]:
-    """Every pair of boxes of the same image with IoU > `min_iou`: positions in a (p,), positions in b (p,), IoU (p,).
+    """Every pair of boxes of the same image with IoU >= `min_iou` that overlap at all: positions in a (p,), in b (p,), IoU (p,).
 
     Sorted by the position in a. Never holds more than PAIRS_AT_ONCE pairs before the cut.
     """
@@ -22,7 +22,7 @@ def overlapping_pairs(a: Boxes, b: Boxes, min_iou: float) -> tuple[Ints, Ints, F
     for rows in _row_chunks(a, b):
         first, second = _pairs_in_same_image(a, b, rows)
         iou = aligned_iou(a.xyxy[first], b.xyxy[second])
-        kept = iou > min_iou
+        kept = (iou >= min_iou) & (iou > 0)
         parts.append((first[kept], second[kept], iou[kept]))
     if not parts:
         return np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0)
@@ -100,8 +100,7 @@ def sum_per(group: Ints, values: Floats, count: int) -> Floats:
 def best_pair_per(group: Ints, values: Floats, count: int) -> Ints:
     """The pair with the largest value of each group (the first of equals): -> (count,) positions, -1 where a group is empty."""
     result = np.full(count, -1, dtype=np.int64)
-    order = np.argsort(values, kind="stable")[::-1]
-    order = order[np.argsort(group[order], kind="stable")]
+    order = np.lexsort((-values, group))
     if len(order):
         heads = np.concatenate([[True], np.diff(group[order]) > 0])
         result[group[order][heads]] = order[heads]

@@ -44,8 +44,7 @@ def score_dataset(
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Scores:
     """Probabilities, cleanlab's scores and proposals for a data set and its out-of-fold detections (sorted by image, with score)."""
-    if detections.score is None:
-        raise ValueError("detections need a score")
+    _check_detections(detections, dataset)
     annotations, sizes, category_count = dataset.annotations, dataset.sizes, len(dataset.categories)
     crowd = np.zeros(len(annotations), bool) if annotations.is_crowd is None else annotations.is_crowd.astype(bool)
     judged = annotations[~crowd]
@@ -69,6 +68,23 @@ def score_dataset(
     return Scores(annotation_table, candidate_table, image_table, facts)
 
 
+def _check_detections(detections: Boxes, dataset: Dataset) -> None:
+    """Raises ValueError where the detections are of another data set; readers have told a user so before."""
+    images, categories = dataset.image_count, len(dataset.categories)
+    if detections.score is None:
+        raise ValueError("detections need a score")
+    if len(detections) and detections.image_index[-1] >= images:
+        raise ValueError(f"a detection is of image {detections.image_index[-1]}, but the data set has {images} (0 to {images - 1})")
+    if detections.class_scores is not None and detections.class_scores.shape[1] != categories:
+        raise ValueError(
+            f"detections have class_scores of {detections.class_scores.shape[1]} categories, but the data set has {categories}"
+        )
+    if len(detections) and detections.category.max() >= categories:
+        raise ValueError(
+            f"a detection is of category {detections.category.max()}, but the data set has {categories} (0 to {categories - 1})"
+        )
+
+
 def _leave_out_crowds(probabilities: Probabilities, detections: Boxes, crowds: Boxes) -> Probabilities:
     boxes = detections[probabilities.candidates]
     mine, theirs, _ = overlapping_pairs(boxes, crowds, 0.0)
@@ -84,6 +100,12 @@ def _leave_out_crowds(probabilities: Probabilities, detections: Boxes, crowds: B
 
 def _identity(dataset: Dataset, image_index: Ints) -> dict[str, pl.Series]:
     return {name: dataset.images[name].gather(image_index) for name in ("image_id", "file_name")}
+
+
+def _ids(boxes: Boxes, positions: Ints) -> pl.Series:
+    """The source's ids as integers or as strings, typed even where there is no annotation; positions where the source has none."""
+    ids = positions if boxes.annotation_id is None else np.asarray(boxes.annotation_id)
+    return pl.Series(ids, dtype=pl.Int64) if ids.dtype.kind in "iu" else pl.Series([str(i) for i in ids.tolist()], dtype=pl.String)
 
 
 def _names(categories: tuple[str, ...], positions: NDArray[np.integer[Any]]) -> pl.Series:
@@ -112,7 +134,7 @@ def _annotation_table(
     cleanlab = {"swap": objectlab.swap, "badloc": objectlab.badloc}
     columns: dict[str, Any] = {
         **_identity(dataset, boxes.image_index),
-        "annotation_id": pl.Series(np.asarray(boxes.annotation_id).tolist() if boxes.annotation_id is not None else positions.tolist()),
+        "annotation_id": _ids(boxes, positions),
         "category": _names(dataset.categories, boxes.category),
         **_corners(boxes.xyxy),
         **{f"p_{kind}": per_type[kind] for kind in ANNOTATION_TYPES},

@@ -30,7 +30,7 @@ def draw_issues(dataset: Dataset, issues: pl.DataFrame, path: Path) -> None:
     if not cells:
         return
     lines = -(-len(cells) // COLUMNS)
-    width = min(len(cells), COLUMNS)
+    width = max(min(len(cells), COLUMNS), 2)  # room for the legend
     sheet = Image.new("RGB", (width * (CELL + GAP) + GAP, lines * (CELL + CAPTION + GAP) + GAP + 20), PAPER)
     for i, cell in enumerate(cells):
         sheet.paste(cell, (GAP + i % COLUMNS * (CELL + GAP), GAP + i // COLUMNS * (CELL + CAPTION + GAP)))
@@ -48,7 +48,7 @@ def _draw_cell(row: dict[str, Any], path: str) -> Image.Image | None:
     try:
         with Image.open(path) as opened:
             photo = ImageOps.exif_transpose(opened).convert("RGB")
-    except OSError:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # what Pillow raises for a picture that it cannot read
         return None
     left, top, side = _window(boxes)
     scale = CELL / side
@@ -70,7 +70,10 @@ def _draw_cell(row: dict[str, Any], path: str) -> Image.Image | None:
 
 def _corners(row: dict[str, Any], prefix: str) -> Corners | None:
     box = tuple(row[f"{prefix}{side}"] for side in ("x1", "y1", "x2", "y2"))
-    return None if box[0] is None else (box[0], box[1], box[2], box[3])
+    if any(side is None for side in box):
+        return None
+    x1, y1, x2, y2 = box
+    return min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)  # an inverted box may be the very issue
 
 
 def _window(boxes: list[Corners]) -> tuple[float, float, float]:

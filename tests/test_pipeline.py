@@ -1,0 +1,501 @@
+"""The whole of it, as a user meets it: a tiny data set in, a run folder out; killed, resumed, changed, looked at by others."""
+
+import csv
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import polars as pl
+import pytest
+import yaml
+from rich.console import Console
+from tiny import (
+    CATEGORIES,
+    Scene,
+    describe_tree,
+    detect_objects,
+    digests,
+    environment,
+    make_scenes,
+    start_detclean,
+    write_coco,
+    write_config,
+    write_model,
+    write_results,
+    write_voc,
+    write_yolo,
+)
+
+from detclean.boxes import Boxes, xywh_to_xyxy
+from detclean.config import read_config
+from detclean.dataset import ISSUE_TYPES, Dataset
+from detclean.pipeline import RunResult, run_pipeline
+from detclean.show.progress import open_display
+
+CONTRACT = Path(__file__).parents[2] / "shared" / "check_run_folder.py"
+EPOCHS = 3
+TRAINING = {
+    "model": "tiny-yolo11n.yaml",
+    "folds": {"k": 2, "seed": 1},
+    # data loading in the fold's own process: a loader of its own takes longer to start than all there is to load
+    "train": {"epochs": EPOCHS, "imgsz": 64, "batch": 8, "device": "cpu", "workers": 0},
+    "predict": {"conf": 0.0001},  # hardly trained, so hardly confident
+    "issues": {"budget": 10},
+    "workers": 1,
+}
+SURE = {"score": {"planting_rounds": 30}}  # enough to learn from on so few annotations
+COLUMNS = re.findall(
+    r"\w+",
+    """rank issue_type probability verdict action image_id file_name annotation_id category x1 y1 x2 y2 suggested_category
+    suggested_x1 suggested_y1 suggested_x2 suggested_y2 detector_score iou votes source reason""",
+)
+TABLES = {
+    "annotations.parquet": {"p_swap", "p_badloc", "p_spurious", "p_duplicate", "p_any", "annotation_id"},
+    "candidates.parquet": {"score", "probability"},
+    "images.parquet": {"label_quality_score", "expected_errors", "fold"},
+    "detections.parquet": {"score", "fold", "repeat"},
+}
+
+# Runs the command line in a process that kills itself as a file or folder is about to get its final name.
+SUICIDAL = """
+import os, re, signal, sys
+pattern = re.compile(sys.argv.pop(1))
+def watch(original):
+    def rename(source, target, **more):
+        if pattern.search(str(target)):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(source, target, **more)
+    return rename
+os.rename, os.replace = watch(os.rename), watch(os.replace)
+from detclean.cli import main
+main()
+"""
+IMPORTS = """
+import sys
+from detclean.cli import answer
+status = answer(sys.argv[1:])
+print("imported:", [name for name in sys.modules if name.split(".")[0] in ("ultralytics", "torch", "torchvision")])
+sys.exit(status)
+"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working directory with the data set in three formats, a detector's results for each, and a model."""
+    root = tmp_path_factory.mktemp("pipeline") / "a [b] #ü"
+    root.mkdir()
+    scenes = make_scenes()
+    sources = {"yolo": write_yolo(root / "yolo"), "coco": write_coco(root / "coco"), "voc": write_voc(root / "voc")}
+    write_model(root / "tiny-yolo11n.yaml")
+    write_config(root / "trained.yaml", data=str(sources["yolo"]), **TRAINING)
+    for kind, source in sources.items():
+        write_results(root / f"{kind}.json", scenes, kind)
+        write_config(root / f"{kind}.yaml", data=str(source), predictions=f"{kind}.json", **SURE)
+    return root
+
+
+def call(arguments: list[str], cwd: Path, **more: str) -> subprocess.CompletedProcess[str]:
+    """Python with these arguments, in a clean environment."""
+    own = environment(cwd / "home") | more
+    return subprocess.run([sys.executable, *arguments], check=False, capture_output=True, text=True, cwd=cwd, env=own)
+
+
+def run(place: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """`python -m detclean run ARGUMENTS` in the working directory `place`."""
+    return call(["-m", "detclean", "run", *arguments], place)
+
+
+def run_until(moment: str, place: Path, *arguments: str) -> None:
+    """The same, but killed when a file whose path matches `moment` is about to get its name."""
+    done = call(["-c", SUICIDAL, moment, "run", *arguments], place)
+    assert done.returncode == -signal.SIGKILL, (moment, done.stdout, done.stderr)
+
+
+def contract_of(folder: Path) -> list[str]:
+    """What the contract's own script finds wrong with a run folder."""
+    if not CONTRACT.exists():
+        warnings.warn(f"{CONTRACT} is not here: the run folder is held against this file's own list only", stacklevel=2)
+        return []
+    done = subprocess.run(
+        [sys.executable, CONTRACT, "."], capture_output=True, text=True, cwd=folder
+    )  # it takes brackets in a path for a pattern
+    return [] if done.returncode == 0 else done.stdout.splitlines() + done.stderr.splitlines()
+
+
+def results_of(folder: Path) -> dict[str, str]:
+    """A digest of everything at the top of a run folder that is a result: all but logs, and the seconds in summary.json."""
+    left_out = ("run.log", "lock", "summary.json", "stages/", "config.yaml")
+    return {name: digest for name, digest in digests(folder).items() if not name.startswith(left_out)}
+
+
+def stage_times(folder: Path) -> dict[str, int]:
+    """When each complete stage was written."""
+    complete = [path for path in (folder / "stages").glob("*-*/seconds.json") if not path.parent.name.endswith(".partial")]
+    return {path.parent.name: path.stat().st_mtime_ns for path in complete}
+
+
+def epochs_of(folder: Path, fold: int) -> list[int]:
+    """The epochs that a fold has finished, in the order it finished them."""
+    files = list((folder / "stages").glob(f"detect-*/folds/fold-{fold}/progress.jsonl"))
+    lines = [orjson.loads(line) for path in files for line in path.read_bytes().splitlines()]
+    return [line["done"] for line in lines if line["kind"] == "epoch"]
+
+
+# --- with training ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained(place: Path) -> Path:
+    """An undisturbed run with training."""
+    before = describe_tree(place / "yolo")
+    done = run(place, "trained.yaml")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "yolo detect train data=runs/trained/cleaned/data.yaml" in done.stdout
+    assert describe_tree(place / "yolo") == before
+    assert list((place / "home").rglob("*")) == []
+    return place / "runs" / "trained"
+
+
+def test_a_run_folder_is_as_the_contract_has_it(trained: Path) -> None:
+    assert contract_of(trained) == []
+    with open(trained / "issues.csv", newline="", encoding="utf-8") as f:
+        rows = list(csv.DictReader(f))
+    assert rows
+    assert list(rows[0]) == COLUMNS
+    assert [row["rank"] for row in rows] == [str(i + 1) for i in range(len(rows))]
+    assert all(re.fullmatch(r"labels/train/\d\d\.txt:\d+", row["source"]) for row in rows if row["annotation_id"])
+    assert {row["category"] for row in rows if row["category"]} <= set(CATEGORIES)
+    for name, columns in TABLES.items():
+        frame = pl.read_parquet(trained / name, glob=False)
+        assert columns | {"image_id", "file_name"} <= set(frame.columns), name
+        assert set(frame["file_name"].to_list()) <= {f"images/train/{i:02d}.png" for i in range(24)}, name
+    images = pl.read_parquet(trained / "images.parquet", glob=False)
+    assert sorted(images["fold"].to_list()) == [0] * 12 + [1] * 12
+    assert read_config(trained / "config.yaml") == read_config(trained / "config.yaml", ["name=trained"])
+
+
+def test_the_summary_counts_what_the_tables_hold(trained: Path) -> None:
+    summary = orjson.loads((trained / "summary.json").read_bytes())
+    issues = pl.read_parquet(trained / "issues.parquet", glob=False)
+    assert summary["issues"]["total"] == issues.height
+    assert summary["images"] == 24
+    assert summary["annotations"] == pl.read_parquet(trained / "annotations.parquet", glob=False).height
+    assert [(fold["fold"], fold["images"]) for fold in summary["folds"]] == [(0, 12), (1, 12)]
+    assert set(summary["seconds"]) == {"load", "audit", "folds", "detect", "score", "issues", "export"}
+    assert summary["seconds"]["detect"] > 1
+    assert summary["versions"]["ultralytics"]
+
+
+def test_everything_is_in_the_log_and_ultralytics_only_there(trained: Path) -> None:
+    log = (trained / "run.log").read_text()
+    for words in ("detect: begins", "detect fold 1/2: epoch 3/3", "fold 2/2: ", "optimizer:", "export: done in"):
+        assert words in log
+    assert "Traceback" not in log
+
+
+def test_a_second_run_repeats_nothing_and_changes_nothing(place: Path, trained: Path) -> None:
+    before, stages = describe_tree(trained), stage_times(trained)
+    done = run(place, "trained.yaml")
+    assert done.returncode == 0
+    for stage in ("audit", "folds", "detect", "score", "issues", "export"):
+        assert f"{stage}: done before\n" in done.stdout
+    assert stage_times(trained) == stages
+    after = describe_tree(trained)
+    assert {path: digest for path, (_, digest) in after.items() if not path.endswith((".log", "lock"))} == {
+        path: digest for path, (_, digest) in before.items() if not path.endswith((".log", "lock"))
+    }
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 240) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    assert process.poll() is None, process.communicate()
+    assert condition()
+
+
+def kill_group(process: subprocess.Popen[str]) -> None:
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+def test_killed_in_training_and_resumed_it_ends_with_the_same_issues(place: Path, trained: Path) -> None:
+    folder = place / "runs" / "killed"
+    command = ("run", "trained.yaml", "name=killed")
+    process = start_detclean(*command, home=place / "home", cwd=place)
+    wait_for(lambda: epochs_of(folder, 1) != [], process)
+    kill_group(process)
+    assert epochs_of(folder, 0) == list(range(1, EPOCHS + 1))
+    assert 1 <= len(epochs_of(folder, 1)) < EPOCHS
+    assert not (folder / "issues.csv").exists()
+    stages = stage_times(folder)
+    assert {name.split("-")[0] for name in stages} == {"load", "audit", "folds"}
+    (weights,) = (folder / "stages").glob("detect-*/weights/fold-0.pt")
+    finished = weights.stat().st_mtime_ns
+
+    done = run(place, *command[1:])
+    assert (done.returncode, done.stderr) == (0, "")
+    assert epochs_of(folder, 0) == epochs_of(folder, 1) == list(range(1, EPOCHS + 1))
+    (weights,) = (folder / "stages").glob("detect-*/weights/fold-0.pt")
+    assert weights.stat().st_mtime_ns == finished
+    assert stages.items() <= stage_times(folder).items()
+    assert (folder / "issues.csv").read_bytes() == (trained / "issues.csv").read_bytes()
+    assert {k: v for k, v in results_of(folder).items() if k != "cleaned/data.yaml"} == {
+        k: v for k, v in results_of(trained).items() if k != "cleaned/data.yaml"
+    }
+
+
+def test_the_cleaned_set_trains_as_it_is(place: Path, trained: Path) -> None:
+    before = describe_tree(place / "yolo")
+    private = place / "ultralytics"
+    private.mkdir()
+    code = "import sys; from ultralytics.cfg import entrypoint; sys.argv[0] = 'yolo'; entrypoint()"
+    line = f"data={trained}/cleaned/data.yaml model={place}/tiny-yolo11n.yaml epochs=1 imgsz=64 batch=8 device=cpu workers=0 plots=False"
+    arguments = ["detect", "train", *re.split(r" (?=\w+=)", line), f"project={private}/out"]
+    done = call(["-c", code, *arguments], place, YOLO_CONFIG_DIR=str(private), MPLCONFIGDIR=str(private), YOLO_OFFLINE="true")
+    said = done.stdout + done.stderr
+    assert done.returncode == 0, said
+    scanned = re.findall(r"(\d+) images, (\d+) backgrounds, (\d+) corrupt", said)
+    assert {(int(images), int(corrupt)) for images, _, corrupt in scanned} == {(24, 0), (4, 0)}, said
+    assert "WARNING" not in re.sub(r"WARNING.{0,40}(no version|offline)", "", said), said
+    assert list(private.glob("out/**/last.pt"))
+    assert describe_tree(place / "yolo") == before
+
+
+# --- with detections that the user brings -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def brought(place: Path) -> dict[str, Path]:
+    """A run for each format, in processes that say which of Ultralytics and PyTorch they imported: nothing."""
+    before = {kind: describe_tree(place / kind) for kind in ("yolo", "coco", "voc")}
+    for kind in before:
+        done = call(["-c", IMPORTS, "run", f"{kind}.yaml"], place)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.endswith("imported: []\n")
+        assert describe_tree(place / kind) == before[kind]
+    assert list((place / "home").rglob("*")) == []
+    return {kind: place / "runs" / kind for kind in before}
+
+
+@pytest.mark.parametrize("kind", ["yolo", "coco", "voc"])
+def test_a_run_from_predictions(brought: dict[str, Path], kind: str) -> None:
+    assert contract_of(brought[kind]) == []
+    issues = pl.read_csv(brought[kind] / "issues.csv", glob=False)
+    assert issues.columns == COLUMNS
+    wrong = {("swap", "01"), ("overlooked", "04"), ("badloc", "07"), ("spurious", "10"), ("duplicate", "13")}
+    found = {(row["issue_type"], Path(row["file_name"]).stem[-2:]) for row in issues.iter_rows(named=True)}
+    assert len(found & wrong) >= 3, issues
+    swap = issues.filter(pl.col("issue_type") == "swap").row(0, named=True)
+    truth = make_scenes()[1].objects[0][0]
+    assert (swap["suggested_category"], swap["action"]) == (CATEGORIES[truth], "relabel")
+    assert not list((brought[kind] / "stages").glob("folds-*"))
+
+
+def test_the_cleaned_yolo_set_is_a_patch(brought: dict[str, Path], place: Path) -> None:
+    cleaned = brought["yolo"] / "cleaned"
+    content = yaml.safe_load((cleaned / "data.yaml").read_text())
+    assert content["path"] == str(cleaned)
+    assert content["names"] == dict(enumerate(CATEGORIES))
+    issues = pl.read_parquet(brought["yolo"] / "issues.parquet", glob=False).filter(pl.col("verdict") == "noisy")
+    edited = {Path(name).stem for name in issues["file_name"].to_list()}
+    for split, count in (("train", 24), ("val", 4)):
+        labels = sorted((cleaned / "labels" / split).glob("*.txt"))
+        assert len(labels) == len(list((cleaned / "images" / split).glob("*.png"))) == count
+        changed = {path.stem for path in labels if path.read_bytes() != (place / "yolo" / "labels" / split / path.name).read_bytes()}
+        assert changed == (edited if split == "train" else set())
+    swapped = (cleaned / "labels" / "train" / "01.txt").read_text().splitlines()
+    assert swapped[0].split()[0] == str(make_scenes()[1].objects[0][0])
+    assert swapped[1:] == (place / "yolo" / "labels" / "train" / "01.txt").read_text().splitlines()[1:]
+
+
+def test_the_cleaned_coco_set_opens_with_pycocotools(brought: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    from pycocotools.coco import COCO
+
+    cleaned = COCO(str(brought["coco"] / "cleaned" / "annotations.json"))
+    assert len(cleaned.imgs) == 28
+    assert all(isinstance(a["id"], int) and len(a["bbox"]) == 4 and a["area"] > 0 for a in cleaned.anns.values())
+    listed = COCO(str(brought["coco"] / "issues.coco.json"))
+    assert set(listed.imgs) <= set(cleaned.imgs)
+    assert len(listed.anns) == pl.read_csv(brought["coco"] / "issues.csv", glob=False).height
+
+
+@pytest.mark.parametrize("strategy", ["fix", "drop_boxes", "drop_images"])
+def test_without_issues_the_labels_come_out_as_they_went_in(place: Path, strategy: str) -> None:
+    for kind in ("yolo", "coco", "voc"):
+        done, _ = run_inside(place, f"{kind}.yaml", f"name={kind}-{strategy}", "issues.budget=0", f"clean.strategy={strategy}")
+        cleaned = done.folder / "cleaned"
+        assert done.issues.height == 0
+        assert contract_of(done.folder) == []
+        if kind == "coco":
+            given = (place / "coco" / "annotations.json").read_text()
+            assert json.loads((cleaned / "annotations.json").read_text()) == json.loads(given)
+        else:
+            part = {"yolo": "labels", "voc": "Annotations"}[kind]
+            assert digests(cleaned / part) == digests(place / kind / part)
+        pictures = {"yolo": "images", "coco": "images", "voc": "JPEGImages"}[kind]
+        assert digests(cleaned / pictures) == digests(place / kind / pictures)
+
+
+# each name is about to appear, so each kill comes at the last moment before a step is complete
+MOMENTS = (
+    "stages/load-[0-9a-f]{12}$",
+    "stages/audit-[0-9a-f]{12}$",
+    "stages/detect-[0-9a-f]{12}$",
+    "stages/score-[0-9a-f]{12}.partial/facts.json$",
+    "stages/score-[0-9a-f]{12}$",
+    "stages/issues-[0-9a-f]{12}$",
+    "stages/export-[0-9a-f]{12}.partial/cleaned/data.yaml$",
+    "stages/export-[0-9a-f]{12}$",
+    "runs/[^/]+/cleaned$",
+    "runs/[^/]+/issues.csv$",
+    "stages/published$",
+    "runs/[^/]+/summary.json$",
+)
+
+
+def test_killed_at_any_step_it_goes_on_and_ends_the_same(place: Path, brought: dict[str, Path]) -> None:
+    folder = place / "runs" / "mortal"
+    stages: dict[str, int] = {}
+    for moment in MOMENTS:
+        run_until(moment, place, "yolo.yaml", "name=mortal")
+        assert stages.items() <= stage_times(folder).items(), moment  # what was complete was not made again
+        stages = stage_times(folder)
+    run_inside(place, "yolo.yaml", "name=mortal")
+    assert contract_of(folder) == []
+    assert not list(folder.rglob("*.partial"))
+    mine, theirs = results_of(folder), results_of(brought["yolo"])
+    for moved in (mine, theirs):
+        moved.pop("cleaned/data.yaml")
+    assert mine == theirs
+
+
+def test_a_kill_while_new_results_are_put_in_place_never_leaves_a_mixture(place: Path, brought: dict[str, Path]) -> None:
+    folder = run_inside(place, "yolo.yaml", "name=mixed")[0].folder
+    before = results_of(folder)
+    run_until("/issues_yolo$", place, "yolo.yaml", "name=mixed", "clean.strategy=drop_images")
+    assert results_of(folder) != before
+    run_inside(place, "yolo.yaml", "name=mixed")
+    assert results_of(folder) == before
+
+
+# --- what runs again ----------------------------------------------------------------------------------------------------------------
+
+
+def run_inside(place: Path, *arguments: str) -> tuple[RunResult, list[str]]:
+    """A run in this process, in the working directory `place`, and which stages ran in it."""
+    here = os.getcwd()
+    os.chdir(place)
+    try:
+        config = read_config(arguments[0], arguments[1:])
+    finally:
+        os.chdir(here)
+    config = config.model_copy(update={"runs": place / "runs"})
+    said = io.StringIO()
+    with open_display(config.folder / "run.log", Console(file=said)) as display:
+        result = run_pipeline(config, display)
+    return result, re.findall(r"^(\w+): begins", said.getvalue(), re.MULTILINE)
+
+
+def pretend_to_detect(scenes: list[Scene]) -> Callable[..., Boxes]:
+    """What stands in for five minutes of training: `detect_objects`, fold by fold."""
+
+    def detect_out_of_fold(dataset: Dataset, folds: Any, out: Path, **settings: Any) -> Boxes:
+        index_of = {name: i for i, name in enumerate(dataset.images["file_name"].to_list())}
+        rows = [(f"images/{scenes[i].name}", *rest) for i, *rest in detect_objects(scenes)]
+        rows = [row for row in rows if row[0] in index_of]
+        image = np.array([index_of[name] for name, *_ in rows])
+        vectors = np.full((len(rows), len(dataset.categories)), 0.01)
+        vectors[np.arange(len(rows)), [category for _, category, _, _ in rows]] = [score for _, _, score, _ in rows]
+        return Boxes.sorted(
+            image_index=image,
+            category=vectors.argmax(axis=1),
+            xyxy=xywh_to_xyxy(np.array([xywh for *_, xywh in rows])),
+            score=vectors.max(axis=1),
+            class_scores=vectors,
+            fold=folds[0][image],
+            repeat=np.zeros(len(rows), np.int64),
+        )
+
+    return detect_out_of_fold
+
+
+@pytest.fixture
+def quick(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., list[str]]]:
+    """Runs a copy of the data set and answers which stages ran; nothing is trained."""
+    monkeypatch.setattr("detclean.detect.yolo.detect_out_of_fold", pretend_to_detect(make_scenes()))
+    write_yolo(tmp_path / "yolo")
+    shutil.copy(place / "tiny-yolo11n.yaml", tmp_path)
+    write_config(tmp_path / "c.yaml", data="yolo/data.yaml", **(TRAINING | SURE | {"issues": {}}))
+
+    def quick(*overrides: str) -> list[str]:
+        result, ran = run_inside(tmp_path, "c.yaml", *overrides)
+        for name in ("issues.parquet", *TABLES):
+            assert (result.folder / name).is_file()
+        return ran
+
+    assert quick() == ["load", "audit", "folds", "detect", "score", "issues", "export"]
+    return quick
+
+
+ALWAYS = ["load"]  # it looks at the world outside, and everything else depends on what it saw
+
+
+def test_what_a_setting_changes_runs_again_and_nothing_else(quick: Callable[..., list[str]], tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "c"
+    before = results_of(folder)
+    assert quick() == ALWAYS
+    assert quick("workers=2") == ALWAYS
+    assert quick("issues.target_precision=0.5") == [*ALWAYS, "issues", "export"]
+    assert pl.read_csv(folder / "issues.csv", glob=False).height >= 4
+    assert quick("clean.strategy=drop_boxes") == [*ALWAYS, "export"]
+    assert quick("export.formats=[csv]") == [*ALWAYS, "export"]
+    assert not (folder / "issues.coco.json").exists()
+    assert quick("score.seed=1") == [*ALWAYS, "score", "issues", "export"]
+    assert quick("train.epochs=2") == [*ALWAYS, "detect", "score", "issues", "export"]
+    assert quick("folds.seed=2") == [*ALWAYS, "folds", "detect", "score", "issues", "export"]
+    assert quick() == ALWAYS  # back to where it began: nothing of it was thrown away
+    assert results_of(folder) == before
+
+
+def test_changed_data_run_again(quick: Callable[..., list[str]], tmp_path: Path) -> None:
+    label = tmp_path / "yolo" / "labels" / "train" / "05.txt"
+    rows = label.read_bytes()
+    os.utime(label, ns=(1, 1))
+    assert quick() == ALWAYS  # its time is nothing, what stands in it is all
+    number = rows[:1]
+    label.write_bytes((b"1" if number != b"1" else b"0") + rows[1:])  # of the same size
+    everything = [*ALWAYS, "audit", "folds", "detect", "score", "issues", "export"]
+    assert quick() == everything
+    issues = pl.read_csv(tmp_path / "runs" / "c" / "issues.csv", glob=False)
+    assert "labels/train/05.txt:1" in issues.filter(pl.col("issue_type") == "swap")["source"].to_list()
+    label.write_bytes(rows)
+    assert quick() == ALWAYS
+    picture = tmp_path / "yolo" / "images" / "train" / "05.png"
+    picture.write_bytes(picture.read_bytes() + b"\0")
+    assert quick() == everything
+    (tmp_path / "tiny-yolo11n.yaml").write_text((tmp_path / "tiny-yolo11n.yaml").read_text() + "# another\n")
+    assert quick() == [*ALWAYS, "detect", "score", "issues", "export"]
+
+
+def test_an_answer_key_is_held_against_the_issues(quick: Callable[..., list[str]], tmp_path: Path) -> None:
+    scenes = make_scenes()
+    category, x1, y1, x2, y2 = scenes[1].annotated[0]
+    key = {"file_name": "images/train/01.png", "issue_type": "swap", "category": CATEGORIES[category], "bbox": [x1, y1, x2 - x1, y2 - y1]}
+    (tmp_path / "answers.json").write_text(json.dumps({"planted": [key], "hard": []}))
+    assert quick("answers=answers.json") == ALWAYS
+    summary = orjson.loads((tmp_path / "runs" / "c" / "summary.json").read_bytes())
+    assert set(summary["answers"]["per_type"]) == set(ISSUE_TYPES)
+    assert summary["answers"]["per_type"]["swap"]["found"] == 1
