@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import yaml
-from scenes import Glyph, Placed, compose_scene, photographs
+from scenes import Glyph, Placed, Style, compose_scene, photographs
 from sklearn.datasets import load_digits
 
 from detclean.boxes import Boxes, xyxy_to_cxcywhn, xyxy_to_xywh
@@ -23,9 +23,20 @@ from detclean.score.planting import plant_errors
 
 TARGET = Path(__file__).parent.parent / "data" / "digits"
 CATEGORIES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-IMAGES = {"train": 280, "test": 80}  # "train" is to be cleaned and has planted errors; no stage ever cleans "test"
+IMAGES = {"train": 250, "test": 80}  # "train" is to be cleaned and has planted errors; no stage ever cleans "test"
 RATE = 0.04  # of the boxes, each type
 SEED = 20
+STYLE = Style(
+    height=(22, 64),
+    glyphs=(4, 7),
+    hard_share=0.06,
+    contact_share=0.2,
+    contact=(0.05, 0.3),
+    angle=0.12,
+    shear=0.1,
+    stretch=(0.85, 1.15),
+    opacity=0.8,
+)
 JPEG_QUALITY = 88
 HELD_BACK = 400  # scans that only the test scenes show
 
@@ -66,7 +77,7 @@ def _write_images(folder: Path, part: str, count: int, rng: np.random.Generator)
     folder.mkdir(parents=True)
     photos, sizes, placed = photographs(), [], []
     for i in range(count):
-        image, glyphs = compose_scene(photos, draw_digit, rng)
+        image, glyphs = compose_scene(photos, draw_digit, STYLE, rng)
         image.save(folder / f"{i:04d}.jpg", quality=JPEG_QUALITY)
         sizes.append((image.width, image.height))
         placed.append(glyphs)

@@ -12,13 +12,24 @@ from PIL import Image, ImageFilter
 from sklearn.datasets import load_sample_images
 
 SIDE = (128, 192)  # px: shortest and longest side of a scene
-GLYPH = (20, 60)  # px: height of the smallest and the largest glyph
-GLYPHS = (4, 7)  # glyphs a scene
-HARD_SHARE = 0.06  # of the glyphs: faint, blurred or half covered
-OVERLAP_SHARE = 0.2  # of the glyphs: put so that they touch or overlap an earlier one
 INK_EDGE = 0.3  # a glyph's box holds what covers at least this much of the paper
 
 Glyph = tuple[int, NDArray[np.uint8]]  # category and an (8, 8) scan with values 0..16
+
+
+@dataclass(frozen=True)
+class Style:
+    """What scenes are like; ranges are drawn from uniformly."""
+
+    height: tuple[float, float]  # px: the smallest and the largest glyph, drawn on a logarithmic scale
+    glyphs: tuple[int, int]  # a scene
+    hard_share: float  # of the glyphs: faint, blurred or half covered
+    contact_share: float  # of the glyphs: put so that they touch or overlap an earlier one
+    contact: tuple[float, float]  # the share of the smaller glyph's box that is then covered
+    angle: float  # radians, either way
+    shear: float
+    stretch: tuple[float, float]
+    opacity: float  # at least, of the ink of glyphs that are not hard
 
 
 @dataclass(frozen=True)
@@ -36,24 +47,24 @@ def photographs() -> list[Image.Image]:
 
 
 def compose_scene(
-    photos: list[Image.Image], draw_glyph: Callable[[np.random.Generator], Glyph], rng: np.random.Generator
+    photos: list[Image.Image], draw_glyph: Callable[[np.random.Generator], Glyph], style: Style, rng: np.random.Generator
 ) -> tuple[Image.Image, list[Placed]]:
-    """A scene of SIDE pixels with GLYPHS glyphs, and where they are."""
+    """A scene of SIDE pixels with glyphs, and where they are."""
     width, height = (int(rng.integers(SIDE[0], SIDE[1] + 1)) for _ in range(2))
     paper = _background(photos[int(rng.integers(len(photos)))], width, height, rng)
     canvas = np.asarray(paper, dtype=np.float64)
     placed: list[Placed] = []
-    for _ in range(int(rng.integers(GLYPHS[0], GLYPHS[1] + 1))):
+    for _ in range(int(rng.integers(style.glyphs[0], style.glyphs[1] + 1))):
         category, scan = draw_glyph(rng)
-        hard = ("", "faint", "blurred", "covered")[int(rng.integers(1, 4))] if rng.random() < HARD_SHARE else ""
-        ink = _ink(scan, hard, rng)
-        spot = _find_spot(ink, placed, width, height, rng)
+        hard = ("", "faint", "blurred", "covered")[int(rng.integers(1, 4))] if rng.random() < style.hard_share else ""
+        ink = _ink(scan, hard, style, rng)
+        spot = _find_spot(ink, placed, width, height, style, rng)
         if spot is None:
             continue
         left, top = spot
         rows, columns = np.nonzero(ink >= INK_EDGE)
         box = (left + columns.min(), top + rows.min(), left + columns.max() + 1, top + rows.max() + 1)
-        canvas = _draw(canvas, np.asarray(paper, dtype=np.float64), ink, spot, hard, rng)
+        canvas = _draw(canvas, np.asarray(paper, dtype=np.float64), ink, spot, hard, style, rng)
         placed.append(Placed(category, (int(box[0]), int(box[1]), int(box[2]), int(box[3])), bool(hard)))
     return Image.fromarray(np.clip(np.rint(canvas), 0, 255).astype(np.uint8)), placed
 
@@ -67,12 +78,12 @@ def _background(photo: Image.Image, width: int, height: int, rng: np.random.Gene
     return crop.filter(ImageFilter.GaussianBlur(int(rng.integers(0, 3))))
 
 
-def _ink(scan: NDArray[np.uint8], hard: str, rng: np.random.Generator) -> NDArray[np.float64]:
+def _ink(scan: NDArray[np.uint8], hard: str, style: Style, rng: np.random.Generator) -> NDArray[np.float64]:
     """The glyph enlarged and bent: (h, w) share of each pixel that ink covers, 0..1."""
-    size = round(float(np.exp(rng.uniform(*np.log(GLYPH)))))
+    size = round(float(np.exp(rng.uniform(*np.log(style.height)))))
     framed = np.pad(np.minimum(scan.astype(np.uint16) * 16, 255).astype(np.uint8), 1)
     big = Image.fromarray(framed).resize((size * 2, size * 2), Image.Resampling.BICUBIC)
-    angle, shear, stretch = rng.uniform(-0.25, 0.25), rng.uniform(-0.2, 0.2), rng.uniform(0.8, 1.15)
+    angle, shear, stretch = rng.uniform(-style.angle, style.angle), rng.uniform(-style.shear, style.shear), rng.uniform(*style.stretch)
     side = int(size * 1.6)
     cos, sin = np.cos(angle), np.sin(angle)
     matrix = 2 * np.array([[cos, -sin], [sin, cos]]) @ np.array([[1 / stretch, shear], [0, 1]])
@@ -85,9 +96,11 @@ def _ink(scan: NDArray[np.uint8], hard: str, rng: np.random.Generator) -> NDArra
     return ink / max(float(ink.max()), 0.1)
 
 
-def _find_spot(ink: NDArray[np.float64], placed: list[Placed], width: int, height: int, rng: np.random.Generator) -> tuple[int, int] | None:
+def _find_spot(
+    ink: NDArray[np.float64], placed: list[Placed], width: int, height: int, style: Style, rng: np.random.Generator
+) -> tuple[int, int] | None:
     """Left and top of the ink where it lies in the scene and covers no earlier glyph too much; None where there is no room."""
-    wants_contact = bool(placed) and rng.random() < OVERLAP_SHARE
+    wants_contact = bool(placed) and rng.random() < style.contact_share
     rows, columns = np.nonzero(ink >= INK_EDGE)
     top_edge, left_edge = int(rows.min()), int(columns.min())
     glyph_height, glyph_width = int(rows.max()) + 1 - top_edge, int(columns.max()) + 1 - left_edge
@@ -98,7 +111,7 @@ def _find_spot(ink: NDArray[np.float64], placed: list[Placed], width: int, heigh
         y = int(rng.integers(0, height - glyph_height + 1))
         shares = [_covered((x, y, x + glyph_width, y + glyph_height), other.xyxy) for other in placed]
         most = max(shares, default=0.0)
-        if 0.05 <= most <= 0.3 if wants_contact else most == 0:
+        if style.contact[0] <= most <= style.contact[1] if wants_contact else most == 0:
             return x - left_edge, y - top_edge
     return None
 
@@ -116,6 +129,7 @@ def _draw(
     ink: NDArray[np.float64],
     spot: tuple[int, int],
     hard: str,
+    style: Style,
     rng: np.random.Generator,
 ) -> NDArray[np.float64]:
     left, top = spot
@@ -126,7 +140,7 @@ def _draw(
     level = float(here.mean())
     dark = level > 130 or (level > 110 and rng.random() < 0.5)
     tint = rng.uniform(0, 45, 3) if dark else 255 - rng.uniform(0, 45, 3)
-    opacity = rng.uniform(0.2, 0.32) if hard == "faint" else rng.uniform(0.75, 1.0)
+    opacity = rng.uniform(0.2, 0.32) if hard == "faint" else rng.uniform(style.opacity, 1.0)
     alpha = (part * opacity)[:, :, None]
     new = here * (1 - alpha) + tint[None, None, :] * alpha
     if hard == "covered":

@@ -8,14 +8,13 @@ about an hour on two CPU cores.
 
 import argparse
 import os
-import shutil
 import tempfile
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
-from scenes import Glyph, compose_scene, photographs
+from scenes import Glyph, Style, compose_scene, photographs
 
 LETTERS = "ABCDEFGHJKLMNPQRTUVWXYacdefhkmnprtuvwxy"  # without those that pass for a digit (O, I, S, Z, b, g, l, q, z, ...)
 SHAPES = ("triangle", "square", "cross", "arrow")
@@ -30,6 +29,17 @@ FONTS = (
     "STIXGeneralItalic",
 )
 HELD_OUT = 200  # scenes that only measure
+STYLE = Style(
+    height=(15, 56),
+    glyphs=(4, 8),
+    hard_share=0.07,
+    contact_share=0.25,
+    contact=(0.05, 0.35),
+    angle=0.25,
+    shear=0.2,
+    stretch=(0.8, 1.15),
+    opacity=0.65,
+)  # harder than the digits: what it learns here it need not learn there
 DEPTH_WIDTH_CHANNELS = [0.5, 0.1875, 512]  # yolo11n has [0.5, 0.25, 1024]
 TARGET = Path(__file__).parent.parent / "data" / "letters.pt"
 
@@ -83,7 +93,7 @@ def write_scenes(folder: Path, count: int, seed: int) -> None:
     rng, photos = np.random.default_rng(seed), photographs()
     for i in range(count + HELD_OUT):
         part = "train" if i < count else "val"
-        image, placed = compose_scene(photos, scan_glyph, rng)
+        image, placed = compose_scene(photos, scan_glyph, STYLE, rng)
         for kind in ("images", "labels"):
             (folder / part / kind).mkdir(parents=True, exist_ok=True)
         image.save(folder / part / "images" / f"{i:06d}.jpg", quality=90)
@@ -95,6 +105,18 @@ def write_scenes(folder: Path, count: int, seed: int) -> None:
         (folder / part / "labels" / f"{i:06d}.txt").write_text("\n".join(rows) + "\n")
     names = "\n".join(f"  - '{name}'" for name in [*LETTERS, *SHAPES])
     (folder / "data.yaml").write_text(f"path: {folder}\ntrain: train/images\nval: val/images\nnames:\n{names}\n")
+
+
+def save_without_places(source: Path, target: Path) -> None:
+    """The checkpoint without the folders, the repository and the history of the machine that it was trained on."""
+    import torch
+
+    checkpoint = torch.load(source, map_location="cpu", weights_only=False)
+    for name in ("git", "train_results", "date"):
+        checkpoint.pop(name, None)
+    checkpoint["train_args"] = checkpoint["model"].args = {"task": "detect", "imgsz": 160}
+    checkpoint["model"].yaml["yaml_file"] = "yolo11n-letters.yaml"
+    torch.save(checkpoint, target)
 
 
 def main() -> None:
@@ -140,7 +162,7 @@ def main() -> None:
             seed=0,
             cache="ram",
         )
-        shutil.copyfile(folder / "base" / "weights" / "last.pt", arguments.target)
+        save_without_places(folder / "base" / "weights" / "last.pt", arguments.target)
 
 
 if __name__ == "__main__":
