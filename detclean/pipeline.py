@@ -33,7 +33,7 @@ from detclean.errors import DatasetError
 from detclean.files import write_whole
 from detclean.formats import read_dataset, write_cleaned
 from detclean.formats.results import read_detections
-from detclean.score.answers import compare_with_answers
+from detclean.score.answers import compare_with_answers, read_answers
 from detclean.score.issues import select_issues
 from detclean.score.scores import Scores, score_dataset
 from detclean.show.drawing import draw_issues
@@ -57,6 +57,8 @@ class RunResult:
 def run_pipeline(config: Config, display: Display) -> RunResult:
     """Everything from the data set to the run folder; stages that are complete and not stale are not repeated."""
     folder = config.folder
+    if config.answers is not None:
+        read_answers(config.answers)  # a key that cannot be read should not first be noticed after the training
     with lock_run(folder):
         results = run_stages(_stages(config), folder, _stage_settings(config), display)
         _publish(results["export"], folder)
@@ -90,8 +92,10 @@ def _stage_settings(config: Config) -> dict[str, Any]:
     if config.predictions is None:
         detect = {name: common[name] for name in ("model", "train", "predict")} | {
             "seed": config.folds.seed,
-            "weights": [_digest_of(weights) for weights in (config.model, config.train.get("pretrained")) if isinstance(weights, str)],
+            "weights": _digest_of(config.model),
         }
+        if isinstance(config.train.get("pretrained"), str):
+            detect["pretrained"] = _digest_of(config.train["pretrained"])
     else:
         detect = {"predictions": str(config.predictions), "digest": _digest_of(config.predictions)}
     return {
@@ -160,7 +164,8 @@ def _audit(context: StageContext) -> None:
     _write_findings(audit.findings, context.out / "findings.parquet")
     audit.duplicates.write_parquet(context.out / "duplicates.parquet")
     counts = Counter(finding.severity for finding in audit.findings)
-    context.display.say(f"audit: {counts['warning']} warnings, {counts['note']} notes")
+    told = (f"{count} {severity}{'' if count == 1 else 's'}" for severity in ("warning", "note") for count in [counts[severity]])
+    context.display.say(f"audit: {', '.join(told)}")
 
 
 def _write_findings(findings: Sequence[Finding], path: Path) -> None:

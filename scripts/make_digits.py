@@ -45,8 +45,8 @@ def make_digits(target: Path) -> None:
     """Writes images/, labels/, data.yaml, annotations.json, test_annotations.json and answers.json into `target`."""
     rng = np.random.default_rng(SEED)
     for part, count in IMAGES.items():
-        sizes, placed = _write_images(target / "images" / part, part, count, rng)
-        boxes = _as_boxes(placed)
+        sizes, placed = write_images(target / "images" / part, part, count, rng)
+        boxes = as_boxes(placed)
         hard = np.array([glyph.hard for glyphs in placed for glyph in glyphs])
         names = [f"images/{part}/{i:04d}.jpg" for i in range(count)]
         rates = dict.fromkeys(ISSUE_TYPES, RATE if part == "train" else 0.0)
@@ -66,7 +66,7 @@ def make_digits(target: Path) -> None:
     (target / "data.yaml").write_text(yaml.safe_dump(layout, sort_keys=False))
 
 
-def _write_images(folder: Path, part: str, count: int, rng: np.random.Generator) -> tuple[Any, list[list[Placed]]]:
+def write_images(folder: Path, part: str, count: int, rng: np.random.Generator) -> tuple[Any, list[list[Placed]]]:
     scans = load_digits()
     first, last = (0, len(scans.images) - HELD_BACK) if part == "train" else (len(scans.images) - HELD_BACK, len(scans.images))
 
@@ -84,7 +84,7 @@ def _write_images(folder: Path, part: str, count: int, rng: np.random.Generator)
     return np.array(sizes, dtype=np.float64), placed
 
 
-def _as_boxes(placed: list[list[Placed]]) -> Boxes:
+def as_boxes(placed: list[list[Placed]]) -> Boxes:
     glyphs = [(image, glyph) for image, scene in enumerate(placed) for glyph in scene]
     return Boxes(
         image_index=np.array([image for image, _ in glyphs]),

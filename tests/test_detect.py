@@ -1,7 +1,5 @@
 """Out-of-fold detection by a tiny YOLO: what comes out, what is left alone, what an interruption costs."""
 
-import hashlib
-import importlib.util
 import subprocess
 import sys
 import time
@@ -15,6 +13,7 @@ import polars as pl
 import pytest
 import yaml
 from PIL import Image
+from tiny import describe_tree, write_model
 
 from detclean.boxes import Boxes
 from detclean.dataset import Dataset, open_dataset, write_dataset
@@ -80,11 +79,6 @@ def make_dataset(folder: Path) -> Dataset:
     return Dataset(images, ("green", "red"), annotations, np.arange(20), "memory", folder)
 
 
-def describe_tree(folder: Path) -> dict[str, tuple[int, str]]:
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    return {str(path): (path.stat().st_mtime_ns, hashlib.sha256(path.read_bytes()).hexdigest()) for path in files}
-
-
 class Recorder:
     def __init__(self) -> None:
         self.steps: list[tuple[str, float, float, str]] = []
@@ -107,10 +101,7 @@ def place(tmp_path_factory):
     """A home of its own, a data set and a model of 180,000 parameters with two heads, as in YOLO26."""
     root = tmp_path_factory.mktemp("detect")
     (root / "home").mkdir()
-    package = Path(importlib.util.find_spec("ultralytics").submodule_search_locations[0])
-    content = yaml.safe_load((package / "cfg" / "models" / "26" / "yolo26.yaml").read_text())
-    content["scales"] = {"n": [0.33, 0.125, 128]}
-    (root / "tiny-yolo26n.yaml").write_text(yaml.safe_dump(content))
+    write_model(root / "tiny-yolo26n.yaml", "26")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HOME", str(root / "home"))
         for name in ("XDG_CONFIG_HOME", "XDG_CACHE_HOME", "MPLCONFIGDIR", "YOLO_CONFIG_DIR"):

@@ -39,14 +39,15 @@ def _read_results(path: Path, dataset: Dataset) -> Boxes:
     records = document.get("annotations") if isinstance(document, dict) else document
     if not isinstance(records, list):
         raise DatasetError(f"{path}: is no list of detections; a COCO results file is [{{image_id, category_id, bbox, score}}, ...]")
+    if not records:
+        raise DatasetError(f"{path}: holds no detection; save the detector's results down to a low confidence, such as 0.01")
     for i, record in enumerate(records):
         if not isinstance(record, dict) or not all(key in record for key in ("image_id", "category_id", "bbox", "score")):
             raise DatasetError(f"{path}: record {i} lacks image_id, category_id, bbox or score; write all four")
     image_index = _find_images([str(record["image_id"]) for record in records], dataset)
     kept = [i for i in np.argsort(image_index, kind="stable") if image_index[i] >= 0]
     if not kept:
-        theirs = records[0]["image_id"] if records else "none"
-        _refuse_strangers(path, f"image_id {theirs}", f"image_id {dataset.images['image_id'][0]}")
+        _refuse_strangers(path, f"image_id {records[0]['image_id']}", f"image_id {dataset.images['image_id'][0]}")
     chosen = [records[i] for i in kept]
     xywh = _numbers([record["bbox"] for record in chosen], 4, path, "bbox", kept)
     score = _numbers([[record["score"]] for record in chosen], 1, path, "score", kept)[:, 0]

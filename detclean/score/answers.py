@@ -24,12 +24,7 @@ def compare_with_answers(issues: pl.DataFrame, path: Path) -> dict[str, Any]:
     An issue is correct if it names the planted error's type at its place: the annotation's own box, or for overlooked one that reaches
     IoU >= 0.5 with the object left out. Raises DatasetError where the key cannot be read.
     """
-    try:
-        key = orjson.loads(path.read_bytes())
-        planted, hard = _entries(key["planted"]), _entries(key["hard"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        remedy = "it should hold planted and hard, each a list of file_name, category, bbox"
-        raise DatasetError(f"{path}: no answer key ({error}); {remedy}") from error
+    planted, hard = read_answers(path)
     per_type = {kind: _compare_type(issues, planted, kind) for kind in ISSUE_TYPES}
     everything = {name: sum(row[name] for row in per_type.values()) for name in ("planted", "found", "issues", "correct")}
     accused = issues.filter(pl.col("annotation_id").is_not_null())
@@ -37,7 +32,19 @@ def compare_with_answers(issues: pl.DataFrame, path: Path) -> dict[str, Any]:
     return {"per_type": per_type, "all": _with_rates(everything), "hard": hard.height, "hard_flagged": len(mine)}
 
 
+def read_answers(path: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The planted errors and the hard objects of an answer key, each with file_name, issue_type and bbox. Raises DatasetError."""
+    try:
+        key = orjson.loads(path.read_bytes())
+        return _entries(key["planted"]), _entries(key["hard"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        remedy = "it should hold planted and hard, each a list of file_name, category, bbox"
+        raise DatasetError(f"{path}: no answer key ({error}); {remedy}") from error
+
+
 def _entries(entries: list[dict[str, Any]]) -> pl.DataFrame:
+    if odd := next((entry for entry in entries if len(entry["bbox"]) != 4), None):
+        raise ValueError(f"bbox {odd['bbox']} is not x, y, width, height")
     return pl.DataFrame(
         {
             "file_name": pl.Series([entry["file_name"] for entry in entries], dtype=pl.String),

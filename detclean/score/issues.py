@@ -38,6 +38,7 @@ COLUMNS = (
 )  # the contract of issues.csv
 POSITIONS = ("image_index", "annotation")  # kept inside a run, beside the contract's columns
 NOISY = 0.5  # verdict: from here on more likely wrong than merely hard
+CLEAR = 0.6  # of an annotation's probability of being wrong: below, its likeliest type does not say what to do, and a person must look
 LEAST = 0.05  # nothing below this probability is ever listed
 
 
@@ -88,20 +89,21 @@ def _annotation_issues(table: pl.DataFrame, types: Sequence[str]) -> pl.DataFram
     probability = pl.min_horizontal(pl.col("p_any"), own)
     rows = table.with_columns(kind, votes=pl.Series(votes), probability=probability)
     rows = rows.filter(~_repeats_a_worse_one(rows))
-    moves = (pl.col("issue_type") == "badloc") & pl.col("proposed_x1").is_not_null()
-    renames = (pl.col("issue_type") == "swap") & pl.col("other_category").is_not_null()
+    clear = pl.max_horizontal(*(f"p_{k}" for k in wanted)) >= CLEAR * pl.col("probability")
+    moves = clear & (pl.col("issue_type") == "badloc") & pl.col("proposed_x1").is_not_null()
+    renames = clear & (pl.col("issue_type") == "swap") & pl.col("other_category").is_not_null()
     stays = renames | moves
     return rows.with_columns(
         action=pl.when(moves)
         .then(pl.lit("move"))
         .when(renames)
         .then(pl.lit("relabel"))
-        .when(pl.col("issue_type").is_in(["spurious", "duplicate"]))
+        .when(clear & pl.col("issue_type").is_in(["spurious", "duplicate"]))
         .then(pl.lit("delete"))
         .otherwise(pl.lit("review")),
         suggested_category=pl.when(renames).then("other_category").when(moves).then("category"),
         **{f"suggested_{side}": pl.when(moves).then(f"proposed_{side}").when(stays).then(side) for side in ("x1", "y1", "x2", "y2")},
-        detector_score=_per_type(swap="score_other", badloc="score_same", spurious="score_any", duplicate="score_same"),
+        detector_score=_per_type(swap="score_other", badloc="best_score", spurious="score_any", duplicate="score_same"),
         iou=_per_type(swap="best_iou", badloc="best_iou", spurious="best_iou", duplicate="twin_iou"),
         reason=_annotation_reason(),
     )
@@ -115,14 +117,18 @@ def _per_type(**columns: str) -> pl.Expr:
 
 
 def _repeats_a_worse_one(rows: pl.DataFrame) -> pl.Series:
-    """Of two annotations that are each called the other's duplicate: the one with the lower probability (the later of equals)."""
-    twin = rows["twin"].to_numpy()
-    duplicate = (rows["issue_type"] == "duplicate").to_numpy()
-    probability = rows["probability"].to_numpy()
-    mutual = duplicate & (twin >= 0)
-    mutual &= np.where(twin >= 0, duplicate[twin] & (twin[twin] == np.arange(len(twin))), False)
-    other = np.where(mutual, probability[twin], -1.0)
-    return pl.Series(mutual & ((other > probability) | ((other == probability) & (twin > np.arange(len(twin))))))
+    """Duplicates that are none once the other goes: (n,).
+
+    Of two annotations that are each called the other's duplicate the one with the lower probability (the later of equals), and
+    duplicates of an annotation that is itself called spurious.
+    """
+    twin, probability = rows["twin"].to_numpy(), rows["probability"].to_numpy()
+    duplicate = (rows["issue_type"] == "duplicate").to_numpy() & (twin >= 0)
+    goes = (rows["issue_type"] == "spurious").to_numpy() & (probability >= NOISY)
+    position = np.arange(len(twin))
+    mutual = duplicate[twin] & (twin[twin] == position)
+    worse = (probability[twin] > probability) | ((probability[twin] == probability) & (twin > position))
+    return pl.Series(duplicate & (goes[twin] | (mutual & worse)))
 
 
 def _candidate_issues(table: pl.DataFrame, types: Sequence[str]) -> pl.DataFrame:

@@ -156,6 +156,7 @@ def _annotation_table(
         "score_other": evidence["other_50"],
         "score_any": np.maximum(evidence["same_30"].to_numpy(), evidence["other_30"].to_numpy()),
         "best_iou": evidence["best_iou"],
+        "best_score": evidence["best_score"],
         "other_category": _names(dataset.categories, evidence["other_category"].to_numpy()),
         **_corners(proposed_boxes(boxes, detections, category_count), "proposed_"),
     }
