@@ -77,7 +77,7 @@ class Predict(Section):
 
 
 class Score(Section):
-    planting_rounds: int = Field(8, ge=0, description="a whole number of at least 0")
+    planting_rounds: int = Field(40, ge=1, description="a whole number of at least 1")
     seed: int = Field(0, ge=0, description="a whole number of at least 0")
 
 

@@ -38,7 +38,7 @@ def issue(rank: int, issue_type: str = "swap", probability: float = 0.9, **more:
 
 
 SUMMARY = {
-    "folds": [{"fold": 1, "images": 48, "map50": 0.8123, "map": 0.61}, {"fold": 2, "images": 47, "map50": None, "map": None}],
+    "folds": [{"fold": 0, "images": 48, "map50": 0.8123, "map": 0.61}, {"fold": 1, "images": 47, "map50": None, "map": None}],
     "answers": {
         "per_type": {
             "swap": {"planted": 10, "found": 8, "recall": 0.8, "issues": 9, "correct": 8, "precision": 8 / 9},

@@ -78,7 +78,7 @@ def test_images_of_a_yolo_set_are_named_in_many_ways(tmp_path: Path, image_id: A
         ([make_record(10, score="high")], "record 0: score has to be a number"),
         ([{"image_id": 10}], "record 0 lacks"),
         ([make_record("a"), make_record("b")], "image_id a there, image_id 30 here"),
-        ([], "no detection is of an image"),
+        ([], "holds no detection"),
         ({"predictions": []}, "is no list of detections"),
     ],
 )

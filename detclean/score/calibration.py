@@ -21,7 +21,7 @@ from detclean.score.rules import score_annotations_by_rules, score_candidates_by
 
 ANNOTATION_TYPES = ("badloc", "swap", "spurious", "duplicate")
 PLANTING_RATE = 0.06  # of the annotations, each type: enough to learn from, too few to change what an image looks like
-ROWS_WANTED = 40_000  # planting rounds go on until the models have about this many rows to learn from
+ROWS_WANTED = 16_000  # planting rounds go on until the models have about this many rows to learn from
 MIN_ANNOTATIONS = 60  # with fewer there is nothing to learn from, and the rules decide
 BOOSTING = {
     "max_iter": 60,
@@ -35,6 +35,7 @@ BOOSTING = {
 BINS = 128  # of each column of evidence
 CROSS_FITS = 4  # parts of the images, each judged by a model that saw the others only
 DOUBTFUL_SHARE = 0.25  # of labels wrong in one way: a share this large says rather that the detector cannot tell, and is believed by half
+DOUBTFUL_CANDIDATES = 0.6  # the same of candidates, most of which may well be objects where only confident detections are given
 LEAST_WEIGHT = 0.02  # of an example that is surely wrong, in the second fit
 SPURIOUS_FLOOR = 0.01  # share of spurious boxes that is believed where the other types are rarer still
 TAILS = (0.1, 0.8)  # quantiles of the planted between which tails are compared; beyond, too few rows decide
@@ -73,7 +74,7 @@ def compute_probabilities(
     sizes: Floats,
     category_count: int,
     *,
-    rounds: int = 8,
+    rounds: int = 40,
     seed: int = 0,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Probabilities:
@@ -169,7 +170,7 @@ def _judge(examples: _Examples, given: pl.DataFrame, image: Ints, folds: Ints, *
     judged, planted = _fit_and_apply(examples, weight, matrix, image, folds, classes)
     ratio, planted_ratio = _density_ratio(judged, prior), _density_ratio(planted, prior)
     largest = np.array([_largest_share(ratio[:, k], planted_ratio[examples.target == k + 1, k]) for k in range(classes - 1)])
-    share = largest / (1 + (largest / DOUBTFUL_SHARE) ** 3)
+    share = largest / (1 + (largest / (DOUBTFUL_SHARE if classes > 2 else DOUBTFUL_CANDIDATES)) ** 3)
     if classes == 1 + len(
         ANNOTATION_TYPES
     ):  # what a detector merely misses looks like a spurious box: no other evidence bounds their share

@@ -39,6 +39,7 @@ COLUMNS = (
 POSITIONS = ("image_index", "annotation")  # kept inside a run, beside the contract's columns
 NOISY = 0.5  # verdict: from here on more likely wrong than merely hard
 CLEAR = 0.6  # of an annotation's probability of being wrong: below, its likeliest type does not say what to do, and a person must look
+NOTHING_SEEN, HARDLY_SEEN = 0.01, 0.25  # confidences, for the words of a reason
 LEAST = 0.05  # nothing below this probability is ever listed
 
 
@@ -172,9 +173,11 @@ def _annotation_reason() -> pl.Expr:
         (pl.col("best_iou") * 100).round(0).cast(pl.Int64),
     )
     unseen = (
-        pl.when(pl.col("score_any") < 0.01)
+        pl.when(pl.col("score_any") < NOTHING_SEEN)
         .then(pl.lit("The detector sees nothing here."))
-        .otherwise(pl.format("The detector hardly sees anything here (confidence {} at most).", two("score_any")))
+        .when(pl.col("score_any") < HARDLY_SEEN)
+        .then(pl.format("The detector hardly sees anything here (confidence {} at most).", two("score_any")))
+        .otherwise(pl.format("The detector sees no '{}' that fits this box.", "category"))
     )
     duplicate = pl.format(
         "Another annotation covers the same object ({} % overlap) and fits at least as well.",

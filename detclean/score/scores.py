@@ -39,7 +39,7 @@ def score_dataset(
     dataset: Dataset,
     detections: Boxes,
     *,
-    planting_rounds: int = 8,
+    planting_rounds: int = 40,
     seed: int = 0,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Scores:

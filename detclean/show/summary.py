@@ -109,7 +109,8 @@ def _print_answers(answers: Mapping[str, Any], console: Console) -> None:
 def _print_folds(folds: Sequence[Mapping[str, Any]], console: Console) -> None:
     table = _make_table(console, "fold", "images", "held-out mAP50", "mAP50-95")
     for fold in folds:
-        table.add_row(str(fold["fold"]), str(fold["images"]), _score(fold.get("map50")), _score(fold.get("map")))
+        repeat = f" of repeat {fold['repeat'] + 1}" if fold.get("repeat") else ""
+        table.add_row(f"{fold['fold'] + 1}{repeat}", str(fold["images"]), _score(fold.get("map50")), _score(fold.get("map")))
     _print_table("The detectors, each on the images it never saw", table, console)
 
 
