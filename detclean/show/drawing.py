@@ -50,7 +50,7 @@ def _draw_cell(row: dict[str, Any], path: str) -> Image.Image | None:
             photo = ImageOps.exif_transpose(opened).convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # what Pillow raises for a picture that it cannot read
         return None
-    left, top, side = _window(boxes)
+    left, top, side = _window(boxes, photo.width, photo.height)
     scale = CELL / side
     view = photo.transform(
         (CELL, CELL), Image.Transform.AFFINE, (1 / scale, 0, left, 0, 1 / scale, top), Image.Resampling.BICUBIC, fillcolor="#DDDDDD"
@@ -76,12 +76,14 @@ def _corners(row: dict[str, Any], prefix: str) -> Corners | None:
     return min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)  # an inverted box may be the very issue
 
 
-def _window(boxes: list[Corners]) -> tuple[float, float, float]:
-    """Left, top and side of the square of the photograph to show."""
+def _window(boxes: list[Corners], width: float, height: float) -> tuple[float, float, float]:
+    """Left, top and side of the square of the photograph to show; it reaches over the border only where a box does or it must."""
     x1, y1 = min(box[0] for box in boxes), min(box[1] for box in boxes)
     x2, y2 = max(box[2] for box in boxes), max(box[3] for box in boxes)
     side = max(max(x2 - x1, y2 - y1) * (1 + 2 * MARGIN), LEAST_EXTENT)
-    return (x1 + x2 - side) / 2, (y1 + y2 - side) / 2, side
+    left = min(max((x1 + x2 - side) / 2, min(0.0, x1)), max(width, x2) - side)
+    top = min(max((y1 + y2 - side) / 2, min(0.0, y1)), max(height, y2) - side)
+    return left if side <= width else (x1 + x2 - side) / 2, top if side <= height else (y1 + y2 - side) / 2, side
 
 
 def _scaled(box: Corners, left: float, top: float, scale: float) -> Corners:
@@ -90,6 +92,7 @@ def _scaled(box: Corners, left: float, top: float, scale: float) -> Corners:
 
 def _draw_dashes(pen: ImageDraw.ImageDraw, box: Corners, dash: float = 9) -> None:
     x1, y1, x2, y2 = box
+    pen.rectangle(box, outline=PAPER, width=3)  # so that blue shows on dark pictures too
     for ax, ay, bx, by in ((x1, y1, x2, y1), (x2, y1, x2, y2), (x2, y2, x1, y2), (x1, y2, x1, y1)):
         length = max(abs(bx - ax), abs(by - ay))
         steps = max(int(length / dash), 1)

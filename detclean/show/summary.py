@@ -24,6 +24,7 @@ FINDINGS_SHOWN = 5  # of a kind, where not all are asked for
 OUTPUTS = {
     "report.html": "the report, in a browser",
     "issues.csv": "every issue, worst first",
+    "worst.jpg": "the worst as pictures",
     "issues.coco.json": "the same as COCO",
     "issues_yolo": "the same as YOLO",
     "cleaned": "the cleaned data set",
