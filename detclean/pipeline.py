@@ -42,7 +42,7 @@ from detclean.show.progress import Display
 from detclean.stages import Stage, StageContext, StageResult, lock_run, run_stages
 
 PACKAGES = ("ultralytics", "torch", "cleanlab", "numpy", "scikit-learn", "polars", "opencv-python")
-PICTURED_ISSUES = 12  # worst issues in worst.jpg
+PICTURED_ISSUES = 20  # worst issues in worst.jpg
 
 
 @dataclass(frozen=True)
