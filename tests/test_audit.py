@@ -291,12 +291,13 @@ def test_a_like_hash_alone_makes_no_duplicate(correlation: float, found: int) ->
 
 def test_other_glyphs_on_like_crops_are_other_scenes(tmp_path: Path) -> None:
     sys.path.insert(0, str(ROOT / "scripts"))
+    from make_digits import STYLE
     from scenes import compose_scene, photographs
 
     rng = np.random.default_rng(0)
     photos = photographs()
     scans = rng.integers(0, 17, (10, 8, 8)).astype(np.uint8)
-    scenes = [compose_scene(photos, lambda r: (0, scans[int(r.integers(10))]), rng)[0] for _ in range(150)]
+    scenes = [compose_scene(photos, lambda r: (0, scans[int(r.integers(10))]), STYLE, rng)[0] for _ in range(150)]
     paths = [save(scene, tmp_path / f"{i}.png") for i, scene in enumerate(scenes)]
     assert find_duplicates(hash_images(make_dataset(paths=paths))).height == 0
 
