@@ -116,12 +116,18 @@ def box_iou(a: Floats, b: Floats) -> Floats:
 
 def aligned_iou(a: Floats, b: Floats) -> Floats:
     """IoU of boxes that stand side by side: (..., 4) and (..., 4), broadcast -> (...). Zero where both boxes are empty."""
-    low = np.maximum(a[..., :2], b[..., :2])
-    high = np.minimum(a[..., 2:], b[..., 2:])
-    intersection = np.clip(high - low, 0, None).prod(axis=-1)
+    intersection = aligned_intersection(a, b)
     union = box_area(a) + box_area(b) - intersection
     iou: Floats = np.divide(intersection, union, out=np.zeros_like(intersection), where=union > 0)
     return iou
+
+
+def aligned_intersection(a: Floats, b: Floats) -> Floats:
+    """Shared area of boxes that stand side by side, in square pixels: (..., 4) and (..., 4), broadcast -> (...)."""
+    low = np.maximum(a[..., :2], b[..., :2])
+    high = np.minimum(a[..., 2:], b[..., 2:])
+    area: Floats = np.clip(high - low, 0, None).prod(axis=-1)
+    return area
 
 
 def xywh_to_xyxy(xywh: Floats) -> Floats:

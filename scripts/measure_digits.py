@@ -51,9 +51,8 @@ def main() -> None:
     truth = true_annotations()
     true = dataclasses.replace(given, annotations=truth, source_rows=np.arange(len(truth)))
     detections = read_run_detections(run, given)
-    order = {image_id: i for i, image_id in enumerate(pl.read_parquet(run / "images.parquet")["image_id"].to_list())}
-    fold = pl.read_parquet(run / "images.parquet")["fold"].to_numpy()
-    folds = fold[[order[image_id] for image_id in given.images["image_id"].to_list()]][None]
+    images = pl.read_parquet(run / "images.parquet", glob=False).select("image_id", "fold")
+    folds = given.images.join(images, on="image_id", how="left", maintain_order="left")["fold"].to_numpy()[None]
     print("fold  mAP50 as given  mAP50 true  mAP50-95 true")
     for as_given, as_true in zip(held_out_quality(given, detections, folds), held_out_quality(true, detections, folds), strict=True):
         print(f"{as_given['fold']:4}  {as_given['map50']:14.3f}  {as_true['map50']:10.3f}  {as_true['map']:13.3f}")

@@ -124,6 +124,8 @@ def detect_out_of_fold(
     """
     display = display or Silence()
     out = out.resolve()
+    if isinstance(train.get("pretrained"), str):
+        train = {**train, "pretrained": os.path.abspath(train["pretrained"])}  # the children work in other folders
     jobs = _list_jobs(folds, out)
     pending = [job for job in jobs if not job.detections.exists()]
     if pending:
@@ -215,8 +217,6 @@ def _complete_train(train: Mapping[str, Any], dataset: Dataset, slots: list[str]
     if isinstance(batch, int) and batch > 0:
         settings.setdefault("nbs", batch)
     settings.setdefault("workers", min(8, max(1, count_cores() // len(slots))))
-    if isinstance(settings.get("pretrained"), str):
-        settings["pretrained"] = os.path.abspath(settings["pretrained"])  # the child works in another folder
     return settings
 
 
@@ -244,10 +244,7 @@ def _prepare(dataset: Dataset, out: Path, model: str, train: Mapping[str, Any]) 
     folder.mkdir(parents=True, exist_ok=True)
     (out / "weights").mkdir(exist_ok=True)
     write_whole(out / "ultralytics" / "Ultralytics" / "settings.json", orjson.dumps(_private_settings(out)))
-    pretrained = train.get("pretrained")
     chosen = {name: value for name, value in train.items() if name != "device"}
-    if isinstance(pretrained, str):
-        chosen["pretrained"] = os.path.abspath(pretrained)
     job = {
         "task": "prepare",
         "model": os.path.abspath(model) if Path(model).is_file() else model,

@@ -48,12 +48,15 @@ POSITIONS = ("other_category", "twin")  # columns of the evidence that are names
 class Probabilities:
     """annotations: issue type -> (n,) probability; candidates (m,), positions in the detections, and their probability (m,).
 
-    calibrated is False where the rules decided because there was too little to learn from.
+    evidence and candidate_evidence: the rows that were judged. calibrated is False where the rules decided because there was too
+    little to learn from.
     """
 
     annotations: dict[str, Floats]
     candidates: Ints
     overlooked: Floats
+    evidence: pl.DataFrame
+    candidate_evidence: pl.DataFrame
     calibrated: bool
 
 
@@ -89,7 +92,8 @@ def compute_probabilities(
     given_candidates = compute_candidate_evidence(candidates, annotations, detections, sizes, category_count)
     too_little = len(annotations) < MIN_ANNOTATIONS or len(detections) < MIN_ANNOTATIONS
     if too_little or len(np.unique(annotations.image_index)) < CROSS_FITS:
-        return Probabilities(score_annotations_by_rules(given), candidates, score_candidates_by_rules(given_candidates), calibrated=False)
+        by_rules, candidates_by_rules = score_annotations_by_rules(given), score_candidates_by_rules(given_candidates)
+        return Probabilities(by_rules, candidates, candidates_by_rules, given, given_candidates, calibrated=False)
 
     rng = np.random.default_rng(seed)
     rounds = int(np.clip(ROWS_WANTED // len(annotations), 1, rounds))
@@ -100,10 +104,10 @@ def compute_probabilities(
         rows.append(one)
         candidate_rows.append(other)
         progress(i + 1, rounds)
-    boxes = _judge(_join(rows), given, annotations.image_index, folds, classes=1 + len(ANNOTATION_TYPES))
-    objects = _judge(_join(candidate_rows), given_candidates, detections.image_index[candidates], folds, classes=2)
+    boxes = _judge(_join(rows), given, annotations.image_index, folds, ANNOTATION_TYPES)
+    objects = _judge(_join(candidate_rows), given_candidates, detections.image_index[candidates], folds, ("overlooked",))
     per_type = {kind: boxes[:, 1 + i] for i, kind in enumerate(ANNOTATION_TYPES)}
-    return Probabilities(per_type, candidates, objects[:, 1], calibrated=True)
+    return Probabilities(per_type, candidates, objects[:, 1], given, given_candidates, calibrated=True)
 
 
 def _deal_images(annotated: Ints, image_count: int, rng: np.random.Generator) -> Ints:
@@ -156,13 +160,14 @@ def _join(parts: list[_Examples]) -> _Examples:
     return _Examples(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("evidence", "target", "image", "given")))
 
 
-def _judge(examples: _Examples, given: pl.DataFrame, image: Ints, folds: Ints, *, classes: int) -> Floats:
-    """Class probabilities of the given rows (n, classes); class 0 is "nothing wrong".
+def _judge(examples: _Examples, given: pl.DataFrame, image: Ints, folds: Ints, kinds: tuple[str, ...]) -> Floats:
+    """Class probabilities of the given rows (n, 1 + kinds): "nothing wrong", then each of the issue types `kinds`.
 
     The examples called right hold real errors too. So with the share e of real errors of a type, f the density of planted ones and g
     that of the labels as given, the probability of being wrong is e f / g, and f / g is what the first classifier's odds say. The second
     learns from right examples weighted by the probability that they are, which sharpens the order near the top.
     """
+    classes = 1 + len(kinds)
     matrix = _bin_columns(_matrix(given), examples.evidence)
     examples = replace(examples, evidence=_bin_columns(examples.evidence, examples.evidence))
     prior = np.bincount(examples.target, minlength=classes) / max(len(examples.target), 1)
@@ -170,12 +175,7 @@ def _judge(examples: _Examples, given: pl.DataFrame, image: Ints, folds: Ints, *
     judged, planted = _fit_and_apply(examples, weight, matrix, image, folds, classes)
     ratio, planted_ratio = _density_ratio(judged, prior), _density_ratio(planted, prior)
     largest = np.array([_largest_share(ratio[:, k], planted_ratio[examples.target == k + 1, k]) for k in range(classes - 1)])
-    share = largest / (1 + (largest / (DOUBTFUL_SHARE if classes > 2 else DOUBTFUL_CANDIDATES)) ** 3)
-    if classes == 1 + len(
-        ANNOTATION_TYPES
-    ):  # what a detector merely misses looks like a spurious box: no other evidence bounds their share
-        spurious = ANNOTATION_TYPES.index("spurious")
-        share[spurious] = min(share[spurious], max(SPURIOUS_FLOOR, float(np.delete(share, spurious).mean())))
+    share = _believe(largest, kinds)
     first = _normalise(ratio * share)
     known = examples.given >= 0
     weight[known] = np.maximum(first[examples.given[known], 0], LEAST_WEIGHT)
@@ -184,6 +184,16 @@ def _judge(examples: _Examples, given: pl.DataFrame, image: Ints, folds: Ints, *
     odds = np.concatenate([np.full((len(matrix), 1), max(1 - share.sum(), 1e-3)), sharper * share], axis=1)
     probability: Floats = odds / odds.sum(axis=1, keepdims=True)
     return probability
+
+
+def _believe(largest: Floats, kinds: tuple[str, ...]) -> Floats:
+    """The share of each type that is believed, of the largest that is possible: (kinds,) -> (kinds,)."""
+    doubtful = DOUBTFUL_CANDIDATES if kinds == ("overlooked",) else DOUBTFUL_SHARE
+    share: Floats = largest / (1 + (largest / doubtful) ** 3)
+    if "spurious" in kinds:  # what a detector merely misses looks like a spurious box: no other evidence bounds their share
+        spurious = kinds.index("spurious")
+        share[spurious] = min(share[spurious], max(SPURIOUS_FLOOR, float(np.delete(share, spurious).mean())))
+    return share
 
 
 def _bin_columns(matrix: Floats, examples: Floats) -> Floats:

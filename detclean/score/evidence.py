@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from detclean.boxes import Boxes, Floats, Ints, aligned_iou, box_area
+from detclean.boxes import Boxes, Floats, Ints, aligned_intersection, aligned_iou, box_area
 from detclean.score.matching import best_pair_per, match_greedily, max_per, overlapping_pairs, sum_per, suppress_overlaps
 
 PAIR_IOU = 0.1  # an annotation and a detection that overlap less have nothing to say about each other
@@ -168,9 +168,7 @@ def compute_candidate_evidence(candidates: Ints, annotations: Boxes, detections:
     vectors = score_vectors(detections, category_count)[candidates].astype(np.float64)
     ordered = np.sort(vectors, axis=1)
     mine, theirs, iou = overlapping_pairs(boxes, annotations, 0.0)
-    low = np.maximum(boxes.xyxy[mine, :2], annotations.xyxy[theirs, :2])
-    high = np.minimum(boxes.xyxy[mine, 2:], annotations.xyxy[theirs, 2:])
-    shared = np.clip(high - low, 0, None).prod(axis=1)
+    shared = aligned_intersection(boxes.xyxy[mine], annotations.xyxy[theirs])
     same = boxes.category[mine] == annotations.category[theirs]
     support_mine, support_theirs, support_iou = overlapping_pairs(boxes, detections, 0.5)
     score = np.asarray(detections.score)

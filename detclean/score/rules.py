@@ -13,9 +13,9 @@ SEEN = 0.1  # confidence from which an annotation counts as seen
 def score_annotations_by_rules(evidence: pl.DataFrame) -> dict[str, Floats]:
     """Issue type -> score 0..1 of each annotation, higher is worse. Not calibrated.
 
-    swap: another category is seen here and the given one is not; spurious: nothing is seen here, by a
-    detector that does see most annotations (one that sees none has nothing to say); badloc: the given category is seen
-    nearby but the boxes do not fit; duplicate: another annotation covers this one and fits the detections at least as well.
+    swap: another category is seen here and the given one is not; spurious: nothing is seen here, by a detector that does see most
+    annotations (one that sees none has nothing to say); badloc: the given category is seen nearby but the boxes do not fit; duplicate:
+    another annotation covers this one and fits the detections at least as well.
     """
     column = {name: evidence[name].to_numpy().astype(np.float64) for name in evidence.columns}
     seen = np.maximum(column["same_30"], column["other_30"])

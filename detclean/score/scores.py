@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from detclean.boxes import Boxes, Floats, Ints, Mask, box_area
+from detclean.boxes import Boxes, Floats, Ints, Mask, aligned_intersection, box_area
 from detclean.dataset import Dataset
 from detclean.score.calibration import ANNOTATION_TYPES, Probabilities, compute_probabilities
-from detclean.score.evidence import PAIR_IOU, compute_annotation_evidence, compute_candidate_evidence, proposed_boxes, score_vectors
+from detclean.score.evidence import PAIR_IOU, proposed_boxes, score_vectors
 from detclean.score.matching import best_pair_per, overlapping_pairs, sum_per
 from detclean.score.objectlab import ObjectLabScores, compute_objectlab_scores
 from detclean.score.rules import score_annotations_by_rules, score_candidates_by_rules
@@ -55,7 +55,7 @@ def score_dataset(
     )
     objectlab = compute_objectlab_scores(judged, detections, dataset.image_count, category_count)
     annotation_table = _annotation_table(dataset, np.flatnonzero(~crowd), detections, probabilities, objectlab)
-    candidate_table = _candidate_table(dataset, judged, detections, probabilities, objectlab)
+    candidate_table = _candidate_table(dataset, detections, probabilities, objectlab)
     image_table = _image_table(dataset, annotation_table, candidate_table, objectlab)
     facts = {
         "calibrated": probabilities.calibrated,
@@ -88,13 +88,14 @@ def _check_detections(detections: Boxes, dataset: Dataset) -> None:
 def _leave_out_crowds(probabilities: Probabilities, detections: Boxes, crowds: Boxes) -> Probabilities:
     boxes = detections[probabilities.candidates]
     mine, theirs, _ = overlapping_pairs(boxes, crowds, 0.0)
-    low = np.maximum(boxes.xyxy[mine, :2], crowds.xyxy[theirs, :2])
-    high = np.minimum(boxes.xyxy[mine, 2:], crowds.xyxy[theirs, 2:])
-    inside = np.clip(high - low, 0, None).prod(axis=1) > CROWD_SHARE * box_area(boxes.xyxy[mine])
+    inside = aligned_intersection(boxes.xyxy[mine], crowds.xyxy[theirs]) > CROWD_SHARE * box_area(boxes.xyxy[mine])
     free = np.ones(len(boxes), bool)
     free[mine[inside]] = False
-    return Probabilities(
-        probabilities.annotations, probabilities.candidates[free], probabilities.overlooked[free], probabilities.calibrated
+    return replace(
+        probabilities,
+        candidates=probabilities.candidates[free],
+        overlooked=probabilities.overlooked[free],
+        candidate_evidence=probabilities.candidate_evidence.filter(free),
     )
 
 
@@ -123,7 +124,7 @@ def _annotation_table(
 ) -> pl.DataFrame:
     boxes = dataset.annotations[positions]
     category_count = len(dataset.categories)
-    evidence = compute_annotation_evidence(boxes, detections, dataset.sizes, category_count)
+    evidence = probabilities.evidence
     rules = score_annotations_by_rules(evidence)
     per_type = probabilities.annotations
     any_ = (
@@ -163,11 +164,9 @@ def _annotation_table(
     return pl.DataFrame(columns)
 
 
-def _candidate_table(
-    dataset: Dataset, annotations: Boxes, detections: Boxes, probabilities: Probabilities, objectlab: ObjectLabScores
-) -> pl.DataFrame:
+def _candidate_table(dataset: Dataset, detections: Boxes, probabilities: Probabilities, objectlab: ObjectLabScores) -> pl.DataFrame:
     boxes = detections[probabilities.candidates]
-    evidence = compute_candidate_evidence(probabilities.candidates, annotations, detections, dataset.sizes, len(dataset.categories))
+    evidence = probabilities.candidate_evidence
     rules = score_candidates_by_rules(evidence)
     cleanlab = objectlab.overlooked[probabilities.candidates]
     columns: dict[str, Any] = {
