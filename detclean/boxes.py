@@ -78,8 +78,8 @@ class Boxes:
         return Boxes(np.empty(0, np.int64), np.empty(0, np.int64), np.empty((0, 4)))
 
 
-def write_boxes(boxes: Boxes, path: Path) -> None:
-    """Every column to a Parquet file; xyxy as x1 y1 x2 y2, class_scores as one fixed-size list a box."""
+def write_boxes(boxes: Boxes, path: Path, more: pl.DataFrame | None = None) -> None:
+    """Every column to a Parquet file; xyxy as x1 y1 x2 y2, class_scores as one fixed-size list a box. more: columns beside them."""
     table: dict[str, Any] = {}
     for name, column in boxes.columns().items():
         if name == "xyxy":
@@ -90,11 +90,12 @@ def write_boxes(boxes: Boxes, path: Path) -> None:
             table[name] = pl.Series(name, column.tolist(), dtype=None if len(column) else pl.String)
         else:
             table[name] = column
-    pl.DataFrame(table).write_parquet(path)
+    frame = pl.DataFrame(table)
+    (frame if more is None else frame.hstack(more)).write_parquet(path)
 
 
 def read_boxes(path: Path) -> Boxes:
-    """The boxes that `write_boxes` wrote."""
+    """The boxes that `write_boxes` wrote, without what may stand beside them."""
     table = pl.read_parquet(path, glob=False)
     columns: dict[str, Any] = {"xyxy": table.select("x1", "y1", "x2", "y2").to_numpy()}
     for field in fields(Boxes):

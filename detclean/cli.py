@@ -88,6 +88,27 @@ def check(
         raise typer.Exit(FAULTS_FOUND)
 
 
+@app.command()
+def benchmark(
+    config: Annotated[str, typer.Argument(help="The configuration of a data set whose labels can be trusted.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Override the file: benchmark.seeds=[0,1,2] runs=runs/benchmarks")
+    ] = None,
+) -> None:
+    """Plant errors into trusted labels and measure how well they are found, beside other tools."""
+    from detclean.config import read_config
+
+    resolved = read_config(config, overrides or [])
+
+    from detclean.pipeline.benchmark import run_benchmark
+    from detclean.show.benchmark_table import print_benchmark
+    from detclean.show.progress import open_display
+
+    with open_display(resolved.folder / "run.log") as display:
+        result = run_benchmark(resolved, display)
+    print_benchmark(result.document, result.folder)
+
+
 def _read_images_option(options: Sequence[str]) -> str | None:
     images = None
     for option in options:

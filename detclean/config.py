@@ -79,6 +79,9 @@ class Predict(Section):
 class Score(Section):
     planting_rounds: int = Field(40, ge=1, description="a whole number of at least 1")
     seed: int = Field(0, ge=0, description="a whole number of at least 0")
+    dense: bool = Field(True, description="true or false: whether the detector's output before suppression is evidence")
+    crops: bool = Field(True, description="true or false: whether what the crops look like is evidence")
+    dynamics: bool = Field(True, description="true or false: whether a training's loss dynamics, where recorded, are evidence")
 
 
 class Issues(Section):
@@ -104,6 +107,36 @@ class Export(Section):
     formats: list[ExportFormat] = Field(["csv", "coco", "yolo"], description="a list of some of csv, coco, yolo")
 
 
+class Benchmark(Section):
+    seeds: list[Annotated[int, Field(ge=0)]] = Field([0, 1, 2], min_length=1, description="a list of different whole numbers")
+    rate: float = Field(0.04, gt=0, le=0.15, description="a number above 0, at most 0.15")
+    styles: list[Literal["standard", "varied"]] = Field(["standard"], min_length=1, description="a list of some of standard, varied")
+    variants: dict[str, dict[str, JsonValue]] = Field(
+        {}, description="names of letters, digits and spaces, each with settings of score: {few rounds: {planting_rounds: 4}}"
+    )
+
+    @field_validator("seeds", "styles")
+    @classmethod
+    def _must_differ(cls, value: list[Any]) -> list[Any]:
+        if len(set(value)) < len(value):
+            raise ValueError("one stands twice")
+        return value
+
+    @field_validator("variants")
+    @classmethod
+    def _must_be_settings_of_score(cls, value: dict[str, dict[str, JsonValue]]) -> dict[str, dict[str, JsonValue]]:
+        for name, settings in value.items():
+            if not re.fullmatch(r"[A-Za-z0-9]+( [A-Za-z0-9]+)*", name):
+                raise ValueError(f"no name: {name}")
+            if "seed" in settings:  # the boxes that the detectors were asked about were drawn with the one of `score`
+                raise ValueError(f"{name}: the seed cannot differ")
+            try:
+                Score.model_validate(settings)
+            except ValidationError as error:  # as it is, it would speak of keys that do not stand where it looks
+                raise ValueError(str(error)) from error
+        return value
+
+
 class Config(Section):
     """All that a run depends on. Paths are absolute, but `runs`, and `model` where it is a name for Ultralytics to find."""
 
@@ -116,6 +149,9 @@ class Config(Section):
     split: str = Field("train", min_length=1, description="the part to clean: train, val, test or all")
     model: str = Field("yolo26n.pt", min_length=1, description="a detection model, .pt or .yaml")
     predictions: AnyPath | None = Field(None, description="null, COCO results, or a folder of YOLO label files with confidences")
+    method: Literal["kfold", "loss", "both"] = Field("kfold", description="kfold, loss or both")
+    crops: Literal["auto", "always", "never"] = Field("auto", description="auto, always or never")
+    votes: Literal["out_of_fold", "all"] = Field("out_of_fold", description="out_of_fold or all")
     folds: Folds = Field(Folds(), description="a section of key: value")
     train: dict[str, Any] = Field(Train().model_dump(), description="a section of key: value")
     predict: Predict = Field(Predict(), description="a section of key: value")
@@ -123,6 +159,7 @@ class Config(Section):
     issues: Issues = Field(Issues(), description="a section of key: value")
     clean: Clean = Field(Clean(), description="a section of key: value")
     export: Export = Field(Export(), description="a section of key: value")
+    benchmark: Benchmark = Field(Benchmark(), description="a section of key: value")
     answers: AnyPath | None = Field(None, description="null, or an answer key such as data/digits/answers.json")
     workers: Literal["auto"] | Annotated[int, Field(ge=1)] = Field("auto", description="auto, or a whole number of at least 1")
 
@@ -147,6 +184,7 @@ SECTIONS: dict[str, type[Section]] = {
     "issues": Issues,
     "clean": Clean,
     "export": Export,
+    "benchmark": Benchmark,
 }
 
 

@@ -42,7 +42,8 @@ HELD_BACK = 400  # scans that only the test scenes show
 
 
 def make_digits(target: Path) -> None:
-    """Writes images/, labels/, data.yaml, annotations.json, test_annotations.json and answers.json into `target`."""
+    """Writes images/, labels/, data.yaml, annotations.json, test_annotations.json, answers.json, true_annotations.json and
+    true_answers.json (nothing planted, every hard object) into `target`."""
     rng = np.random.default_rng(SEED)
     for part, count in IMAGES.items():
         sizes, placed = write_images(target / "images" / part, part, count, rng)
@@ -62,6 +63,10 @@ def make_digits(target: Path) -> None:
             untouched = np.flatnonzero((planted.kind == "") & hard[planted.origin])
             answers = {"planted": wrong, "hard": [_answer(names, given, int(i)) for i in untouched]}
             (target / "answers.json").write_text(json.dumps(answers, indent=1) + "\n")
+            true = Boxes(boxes.image_index, boxes.category, boxes.xyxy.round(2))
+            (target / "true_annotations.json").write_text(json.dumps(_as_coco(true, sizes, names), indent=1) + "\n")
+            all_hard = {"planted": [], "hard": [_answer(names, true, int(i)) for i in np.flatnonzero(hard)]}
+            (target / "true_answers.json").write_text(json.dumps(all_hard, indent=1) + "\n")
     layout = {"train": "images/train", "val": "images/test", "names": dict(enumerate(CATEGORIES))}
     (target / "data.yaml").write_text(yaml.safe_dump(layout, sort_keys=False))
 

@@ -15,7 +15,7 @@ from simulated import HEIGHT, WIDTH, make_case, make_truth
 
 import detclean
 from detclean.boxes import xyxy_to_xywh
-from detclean.score.calibration import BOOSTING
+from detclean.score import boosting
 from detclean.score.issues import COLUMNS
 
 
@@ -54,7 +54,7 @@ def issues(case: Case) -> pl.DataFrame:
 @pytest.fixture
 def _small_models(monkeypatch: pytest.MonkeyPatch) -> None:
     """A tenth of the trees, where how good they are does not matter."""
-    monkeypatch.setitem(BOOSTING, "max_iter", 6)
+    monkeypatch.setattr(boosting, "ROUNDS", 8)
 
 
 def test_a_data_set_in_memory(tmp_path: Path, case: Case, issues: pl.DataFrame) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from pretend import as_predictions
 from tiny import (
     CATEGORIES,
     Scene,
@@ -30,6 +31,7 @@ from tiny import (
 from detclean.boxes import Boxes
 from detclean.cli import answer
 from detclean.dataset import Dataset
+from detclean.detect.yolo import Predictions
 
 TRAINING = {"model": "tiny-yolo11n.yaml", "folds": {"k": 2}, "train": {"epochs": 1, "imgsz": 64, "device": "cpu"}}
 NO_NETWORK = {name: "http://127.0.0.1:9" for name in ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY")}
@@ -71,6 +73,7 @@ def refuse(arguments: list[str], place: Path, earlier: Path, capsys: pytest.Capt
     assert "Traceback" not in said.out + said.err
     assert said.err.startswith("error: ")
     assert said.err.count("\n") == 1
+    assert "train: begins" not in said.out
     assert "detect: begins" not in said.out or "predictions" in (place / "c.yaml").read_text()
     assert describe_tree(place) == files
     after = outcome_of(earlier / "x")
@@ -389,18 +392,24 @@ def test_small_sets_complete_with_predictions(case: str, place: Path, capsys: py
     assert len(json.loads((place / "runs" / "c" / "cleaned" / "annotations.json").read_text())["images"]) == len(scenes)
 
 
-def see(share: float) -> Callable[..., Boxes]:
-    """Stands in for training: every box of a share of the images is seen in its place, as of the first category."""
+def see(share: float) -> Callable[..., Predictions]:
+    """Stands in for looking: every box of a share of the images is seen in its place, as of the first category."""
 
-    def detect_out_of_fold(dataset: Dataset, folds: Any, out: Path, **settings: Any) -> Boxes:
+    def predict_out_of_fold(dataset: Dataset, folds: Any, trained: Path, out: Path, *, looks: Boxes, **settings: Any) -> Predictions:
         seen = dataset.annotations[dataset.annotations.image_index < share * dataset.image_count]
         count = len(seen)
         vectors = np.full((count, len(dataset.categories)), 0.01)
         vectors[:, :1] = 0.8
         fold, zero = folds[0][seen.image_index], np.zeros(count, np.int64)
-        return Boxes(seen.image_index, zero, seen.xyxy, score=np.full(count, 0.8), class_scores=vectors, fold=fold, repeat=zero)
+        found = Boxes(seen.image_index, zero, seen.xyxy, score=np.full(count, 0.8), class_scores=vectors, fold=fold, repeat=zero)
+        return as_predictions(found, looks, dataset.image_count)
 
-    return detect_out_of_fold
+    return predict_out_of_fold
+
+
+def pretend_to_train_and_see(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("detclean.detect.yolo.train_folds", lambda *given, **more: None)
+    monkeypatch.setattr("detclean.detect.yolo.predict_out_of_fold", see(share))
 
 
 def test_a_category_with_fewer_objects_than_folds(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -409,8 +418,8 @@ def test_a_category_with_fewer_objects_than_folds(place: Path, monkeypatch: pyte
     for index, category in ((2, 1), (3, 1), (5, 2)):
         scenes[index].annotated[0] = (category, *scenes[index].annotated[0][1:])
     write_yolo(place / "yolo", scenes)
-    monkeypatch.setattr("detclean.detect.yolo.detect_out_of_fold", see(1))
-    write_config(place / "c.yaml", data="yolo/data.yaml", **(TRAINING | {"folds": {"k": 5}}))
+    pretend_to_train_and_see(1, monkeypatch)
+    write_config(place / "c.yaml", data="yolo/data.yaml", crops="never", **(TRAINING | {"folds": {"k": 5}}))
     assert answer(["run", "c.yaml"]) == 0, capsys.readouterr().err
     findings = pl.read_csv(place / "runs" / "c" / "findings.csv")
     told = dict(zip(findings["kind"].to_list(), findings["message"].to_list(), strict=True))
@@ -424,8 +433,8 @@ def test_a_detector_that_sees_little_or_nothing(
     scenes: list[Scene], share: float, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_yolo(place / "yolo", scenes)
-    monkeypatch.setattr("detclean.detect.yolo.detect_out_of_fold", see(share))
-    write_config(place / "c.yaml", data="yolo/data.yaml", **TRAINING)
+    pretend_to_train_and_see(share, monkeypatch)
+    write_config(place / "c.yaml", data="yolo/data.yaml", crops="never", **TRAINING)
     assert answer(["run", "c.yaml"]) == 0, capsys.readouterr().err
     annotations = pl.read_parquet(place / "runs" / "c" / "annotations.parquet")
     assert annotations.height == sum(len(scene.annotated) for scene in scenes if scene.split == "train")

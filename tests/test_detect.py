@@ -17,11 +17,13 @@ from tiny import describe_tree, write_model
 
 from detclean.boxes import Boxes
 from detclean.dataset import Dataset, open_dataset, write_dataset
-from detclean.detect import yolo, yolo_process
+from detclean.detect import yolo_process
+from detclean.detect.locations import COLUMNS
 from detclean.detect.quality import category_quality, held_out_quality
-from detclean.detect.yolo import detect_out_of_fold
+from detclean.detect.yolo import Predictions, predict_out_of_fold, train_folds
 from detclean.detect.yolo_process import Tail
-from detclean.detect.yolo_view import find_names, format_labels, write_fold_lists
+from detclean.detect.yolo_settings import choose_slots
+from detclean.detect.yolo_view import find_names, format_labels, write_fold_lists, write_questions
 from detclean.errors import ConfigError, StageError
 
 SIDE = 64
@@ -32,6 +34,7 @@ PREDICT = {"conf": 0.0001, "max_det": 30}
 TRAIN = {"epochs": EPOCHS, "imgsz": SIDE, "batch": 2, "nbs": 4, "device": "cpu", "close_mosaic": 2, "warmup_epochs": 1}
 NO_PICTURE = 9
 OUT = "a run #ü"
+LOGS = ("train.log", "progress.jsonl")
 
 DRIVER = """
 import sys
@@ -39,12 +42,12 @@ from pathlib import Path
 import numpy as np
 import orjson
 from detclean.dataset import open_dataset
-from detclean.detect.yolo import detect_out_of_fold
+from detclean.detect import yolo
 arguments = orjson.loads(Path(sys.argv[1]).read_bytes())
-detect_out_of_fold(
-    open_dataset(Path(arguments["dataset"])), np.array(arguments["folds"]), Path(arguments["out"]),
-    model=arguments["model"], train=arguments["train"], predict=arguments["predict"], seed=3, workers=2,
-)
+dataset, folds = open_dataset(Path(arguments["dataset"])), np.array(arguments["folds"])
+places = [Path(place) for place in arguments["places"]]
+looks = {"looks": dataset.annotations} if arguments["what"] == "predict_out_of_fold" else {}
+getattr(yolo, arguments["what"])(dataset, folds, *places, **looks, **arguments["settings"])
 """
 
 
@@ -114,22 +117,63 @@ def dataset(place):
     return make_dataset(place / "data")
 
 
-def run(place, dataset, out, **changed):
-    arguments = {"model": str(place / "tiny-yolo26n.yaml"), "train": TRAIN, "predict": PREDICT, "seed": 3, "workers": 2} | changed
-    return detect_out_of_fold(dataset, FOLDS, out, **arguments)
+def train(place, dataset, out, **changed):
+    arguments = {"model": str(place / "tiny-yolo26n.yaml"), "train": TRAIN, "seed": 3, "workers": 2} | changed
+    train_folds(dataset, FOLDS, out / "train", **arguments)
+
+
+def predict(dataset, out, trained=None, **changed) -> Predictions:
+    arguments = {"looks": dataset.annotations, "predict": PREDICT, "device": "cpu", "workers": 2} | changed
+    return predict_out_of_fold(dataset, FOLDS, trained or out / "train", out / "detect", **arguments)
+
+
+def start(folder: Path, what: str, places: list[Path], **settings) -> subprocess.Popen[bytes]:
+    """One of the two functions, in a process of its own that can be killed."""
+    arguments = {"what": what, "dataset": str(folder / "stored"), "folds": FOLDS.tolist(), "places": list(map(str, places))}
+    (folder / f"{what}.json").write_bytes(orjson.dumps(arguments | {"settings": settings}))
+    return subprocess.Popen([sys.executable, "-c", DRIVER, str(folder / f"{what}.json")])
+
+
+def kill_once(condition, process: subprocess.Popen[bytes], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    time.sleep(0.3)
+
+
+@pytest.fixture(scope="module")
+def stored(place, dataset):
+    """The data set as other processes read it."""
+    (place / "stored").mkdir()
+    write_dataset(dataset, place / "stored")
+    return open_dataset(place / "stored")
 
 
 @pytest.fixture(scope="module")
 def undisturbed(place, dataset):
     before = describe_tree(place / "data")
     recorder = Recorder()
-    boxes = run(place, dataset, place / OUT, display=recorder)
+    train(place, dataset, place / OUT, display=recorder)
+    assert not list((place / OUT / "train").rglob("detections.parquet"))
+    predictions = predict(dataset, place / OUT, display=recorder)
     assert describe_tree(place / "data") == before
-    return boxes, recorder
+    return predictions, recorder
+
+
+def assert_same(one: Predictions, other: Predictions, folds: tuple[int, ...] = (0, 1)) -> None:
+    """To the bit, what the models of these folds have said."""
+    mine, theirs = (np.isin(each.detections.fold, folds) for each in (one, other))
+    for name, column in one.detections.columns().items():
+        assert np.array_equal(column[mine], other.detections.columns()[name][theirs]), name
+    assert one.at_detections.filter(mine).equals(other.at_detections.filter(theirs))
+    mine, theirs = (np.isin(FOLDS[0][each.looks["row"].to_numpy() // 2], folds) for each in (one, other))  # two annotations an image
+    assert one.looks.filter(mine).equals(other.looks.filter(theirs))
 
 
 def test_detections_come_from_the_fold_that_did_not_train_on_the_image(undisturbed):
-    boxes, _ = undisturbed
+    boxes = undisturbed[0].detections
     assert len(boxes) > 0
     assert boxes.class_scores.shape == (len(boxes), 2)
     assert (boxes.fold == FOLDS[0][boxes.image_index]).all()
@@ -145,55 +189,91 @@ def test_detections_come_from_the_fold_that_did_not_train_on_the_image(undisturb
 
 def test_nothing_is_left_but_weights_detections_and_logs(place, undisturbed):
     left = {path.relative_to(place / OUT).as_posix() for path in (place / OUT).rglob("*") if path.is_file()}
-    per_fold = {f"folds/fold-{fold}/{name}" for fold in range(2) for name in ("detections.parquet", "train.log", "progress.jsonl")}
-    assert left == per_fold | {"weights/fold-0.pt", "weights/fold-1.pt"}
+    logs = {f"{what}/folds/fold-{fold}/{name}" for what in ("train", "detect") for fold in range(2) for name in LOGS}
+    detections = {f"detect/folds/fold-{fold}/{name}.parquet" for fold in range(2) for name in ("detections", "looks")}
+    assert left == logs | detections | {"train/weights/fold-0.pt", "train/weights/fold-1.pt"}
     assert list((place / "home").rglob("*")) == []
 
 
 def test_progress_names_fold_and_epochs_and_the_log_is_passed_on(undisturbed):
     _, recorder = undisturbed
-    assert {key for key, *_ in recorder.steps} == {"fold 1/2", "fold 2/2"}
-    assert recorder.steps[-1][1:3] == (EPOCHS, EPOCHS)
+    trainings, looks = {"fold 1/2", "fold 2/2"}, {"looking with fold 1/2", "looking with fold 2/2"}
+    last = {key: (done, total) for key, done, total, _ in recorder.steps}
+    assert last == dict.fromkeys(trainings, (EPOCHS, EPOCHS)) | {"looking with fold 1/2": (5, 5), "looking with fold 2/2": (4, 4)}
+    assert set(recorder.announced) == trainings | looks
     assert any(line.startswith("fold 1/2: ") and "optimizer" in line for line in recorder.lines)
     assert any("1 images have no picture" in line for line in recorder.lines)
 
 
 def test_a_finished_run_starts_nothing(place, dataset, undisturbed, monkeypatch):
     monkeypatch.setattr(yolo_process.subprocess, "Popen", None)
-    again = run(place, dataset, place / OUT)
-    assert np.array_equal(again.xyxy, undisturbed[0].xyxy)
+    train(place, dataset, place / OUT)
+    assert_same(predict(dataset, place / OUT), undisturbed[0])
 
 
-def read_epochs(out: Path, fold: int) -> list[int]:
-    path = out / "folds" / f"fold-{fold}" / "progress.jsonl"
+def test_looking_again_with_other_settings_leaves_the_training_alone(place, dataset, undisturbed, tmp_path):
+    before = describe_tree(place / OUT / "train")
+    boxes = predict(dataset, tmp_path, place / OUT / "train", predict=PREDICT | {"max_det": 3, "batch": 2}).detections
+    assert max(Counter(boxes.image_index.tolist()).values()) == 3
+    assert len(boxes) < len(undisturbed[0].detections)
+    assert describe_tree(place / OUT / "train") == before
+
+
+def test_those_who_learnt_a_label_can_be_asked_about_it_too(place, dataset, undisturbed, tmp_path):
+    asked = predict(dataset, tmp_path, place / OUT / "train", everyone=True)
+    looks = asked.looks
+    assert sorted(looks.select("fold", "row").rows()) == [(fold, row) for fold in range(2) for row in range(18)]
+    of = FOLDS[0][looks["row"].to_numpy() // 2]
+    assert looks["held_out"].to_list() == (of == looks["fold"].to_numpy()).tolist()
+    alone, among = undisturbed[0].looks.sort("row"), looks.filter("held_out").sort("row")
+    assert np.allclose(among["target_nll"], alone["target_nll"], atol=1e-3)
+    assert (asked.detections.fold == FOLDS[0][asked.detections.image_index]).all()  # what is detected is still out of fold
+    assert len(asked.at_detections) == len(asked.detections) == len(undisturbed[0].detections)
+
+
+def read_epochs(out: Path, fold: int, kind: str = "epoch") -> list[int]:
+    """The epochs that a fold has finished, in order; kind "start": those after which its processes began."""
+    path = out / "train" / "folds" / f"fold-{fold}" / "progress.jsonl"
     lines = [orjson.loads(line) for line in path.read_bytes().splitlines()] if path.exists() else []
-    return [line["done"] for line in lines if line["kind"] == "epoch"]
+    return [line["done"] for line in lines if line["kind"] == kind]
 
 
-def test_killed_in_training_and_resumed_it_ends_with_the_same_bits(place, dataset, undisturbed):
+def test_killed_in_training_and_resumed_it_ends_with_the_same_bits(place, stored, undisturbed):
     out = place / "killed"
-    (place / "stored").mkdir()
-    write_dataset(dataset, place / "stored")
-    arguments = {"dataset": str(place / "stored"), "folds": FOLDS.tolist(), "out": str(out), "model": str(place / "tiny-yolo26n.yaml")}
-    (place / "arguments.json").write_bytes(orjson.dumps(arguments | {"train": TRAIN, "predict": PREDICT}))
-    process = subprocess.Popen([sys.executable, "-c", DRIVER, str(place / "arguments.json")])
-    deadline = time.monotonic() + 120
-    while len(read_epochs(out, 0)) < 2 and time.monotonic() < deadline and process.poll() is None:
-        time.sleep(0.01)
-    process.kill()
-    process.wait()
-    time.sleep(0.3)
+    settings = {"model": str(place / "tiny-yolo26n.yaml"), "train": TRAIN, "seed": 3, "workers": 2}
+    process = start(place, "train_folds", [out / "train"], **settings)
+    kill_once(lambda: len(read_epochs(out, 0)) >= 2, process)
     before = read_epochs(out, 0)
     assert 2 <= len(before) < EPOCHS
     time.sleep(1)
     assert read_epochs(out, 0) == before  # no child trains on unseen
 
     recorder = Recorder()
-    resumed = run(place, open_dataset(place / "stored"), out, display=recorder)
-    assert read_epochs(out, 0) == read_epochs(out, 1) == list(range(1, EPOCHS + 1))
+    train(place, stored, out, display=recorder)
+    for fold in range(2):
+        epochs, starts = read_epochs(out, fold), read_epochs(out, fold, "start")
+        assert len(set(epochs)) == len(epochs)  # none was trained twice
+        assert {*epochs, *starts} == set(range(EPOCHS + 1))  # a kill between saving and telling leaves the next start to tell
     assert next(done for key, done, *_ in recorder.steps if key == "fold 1/2") >= len(before)
-    for name, column in undisturbed[0].columns().items():
-        assert np.array_equal(column, resumed.columns()[name]), name
+    assert_same(predict(stored, out), undisturbed[0])
+
+
+def test_killed_in_prediction_and_resumed_it_ends_with_the_same_bits(place, stored, undisturbed):
+    trained, out = place / OUT / "train", place / "killed looking"
+    first, second = (out / "detect" / "folds" / f"fold-{fold}" / "detections.parquet" for fold in range(2))
+    settings = {"predict": PREDICT, "device": "cpu", "workers": 1}  # one after the other
+    weights = describe_tree(trained)
+    kill_once(first.exists, start(place, "predict_out_of_fold", [trained, out / "detect"], **settings))
+    assert first.exists()
+    assert not second.exists()
+    finished = describe_tree(first.parent)[str(first)]
+
+    resumed = predict(stored, out, trained)
+    assert describe_tree(first.parent)[str(first)] == finished
+    assert describe_tree(trained) == weights
+    assert_same(resumed, undisturbed[0], folds=(1,))  # as many threads as there, though fold 1 was alone now
+    # a single child has more threads, and the last digits depend on it
+    assert np.allclose(np.sort(resumed.detections.score), np.sort(undisturbed[0].detections.score), atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -202,13 +282,18 @@ def test_killed_in_training_and_resumed_it_ends_with_the_same_bits(place, datase
         ({"train": TRAIN | {"epoch": 3}}, r"train\.epoch: .*did you mean train\.epochs"),
         ({"train": TRAIN | {"time": 1.0}}, r"train\.time: cannot be set"),
         ({"train": TRAIN | {"lr0": "fast"}}, r"train: .*lr0"),
-        ({"predict": {"max_dets": 9}}, r"predict\.max_dets: .*did you mean predict\.max_det"),
     ],
 )
 def test_settings_that_cannot_be(place, dataset, changed, message):
     with pytest.raises(ConfigError, match=message) as caught:
-        run(place, dataset, place / "refused", **changed)
+        train(place, dataset, place / "refused", **changed)
     assert "\n" not in str(caught.value)
+
+
+def test_prediction_settings_that_cannot_be(dataset, tmp_path):
+    with pytest.raises(ConfigError, match=r"predict\.max_dets: .*did you mean predict\.max_det"):
+        predict(dataset, tmp_path, predict={"max_dets": 9})
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(("model", "message"), [("nowhere/mine.pt", "there is no file nowhere/mine.pt"), ("broken.pt", "cannot be used")])
@@ -217,20 +302,20 @@ def test_weights_that_cannot_be_had(place, dataset, model, message):
         model = str(place / model)
         Path(model).write_bytes(b"no weights")
     with pytest.raises(StageError, match=message) as caught:
-        run(place, dataset, place / "refused", model=model)
+        train(place, dataset, place / "refused", model=model)
     assert "\n" not in str(caught.value)
 
 
 def test_a_training_that_fails_is_told_in_one_line(place, dataset):
     with pytest.raises(StageError, match=r"fold 1/2: training failed: .*BatchNorm.*train\.log") as caught:
-        run(place, dataset, place / "failed", train=TRAIN | {"imgsz": 32, "batch": 3})  # four images: the last batch has one
+        train(place, dataset, place / "failed", train=TRAIN | {"imgsz": 32, "batch": 3})  # four images: the last batch has one
     assert "\n" not in str(caught.value)
 
 
 def test_folds_without_anything_to_train_on_are_refused_before_any_training(dataset, tmp_path):
     only = replace(dataset, annotations=dataset.annotations[dataset.annotations.image_index == 0])
     with pytest.raises(StageError, match="fold 1/2: none of the images to train on"):
-        detect_out_of_fold(only, FOLDS, tmp_path, model="x.yaml", train={}, predict={})
+        train_folds(only, FOLDS, tmp_path, model="x.yaml", train={})
 
 
 def test_labels_are_cut_at_the_border_and_without_crowds(dataset):
@@ -250,9 +335,31 @@ def test_no_held_out_label_is_named_in_the_data_yaml(dataset, tmp_path):
     for entry in ("train", "val"):
         listed = (tmp_path / "fold" / content[entry]).read_text().splitlines()
         assert [Path(path).name for path in listed] == [names[i] for i in range(0, 10, 2)]
-    held_out = pl.read_parquet(tmp_path / "fold" / "held_out.parquet")
-    assert held_out["image_index"].to_list() == [1, 3, 5, 7]  # 9 has no picture
     assert content["names"] == {0: "green", 1: "red"}
+
+
+def test_a_model_is_asked_about_its_held_out_pictures_alone(dataset, tmp_path):
+    write_questions(dataset, FOLDS[0] == 1, dataset.annotations, tmp_path / "fold")
+    images = pl.read_parquet(tmp_path / "fold" / "images.parquet")
+    assert images.columns == ["image_index", "path", "width", "height"]
+    assert images["image_index"].to_list() == [1, 3, 5, 7]  # 9 has no picture
+    assert images["path"].to_list() == [dataset.images["path"][i] for i in (1, 3, 5, 7)]
+    asked = pl.read_parquet(tmp_path / "fold" / "asked.parquet")
+    assert asked["row"].to_list() == [2, 3, 6, 7, 10, 11, 14, 15]
+    assert asked["image_index"].to_list() == dataset.annotations.image_index[asked["row"].to_numpy()].tolist()
+    assert np.array_equal(asked.select("x1", "y1", "x2", "y2").to_numpy(), dataset.annotations.xyxy[asked["row"].to_numpy()])
+
+
+def test_what_the_raw_output_says_stands_beside_each_box(undisturbed, dataset):
+    predictions = undisturbed[0]
+    assert predictions.at_detections.columns == [f"raw_{name}" for name in COLUMNS]
+    assert predictions.at_detections.height == len(predictions.detections)
+    looks = predictions.looks
+    assert set(looks.columns) == {"row", "repeat", "fold", "held_out", *COLUMNS}
+    assert sorted(looks["row"].to_list()) == list(range(18))  # the two annotations of the image without a picture cannot be looked at
+    assert looks["fold"].to_list() == FOLDS[0][looks["row"].to_numpy() // 2].tolist()
+    assert looks["held_out"].all()
+    assert looks.select(pl.all().is_not_null().all()).row(0) == (True,) * looks.width
 
 
 @pytest.mark.parametrize(
@@ -268,13 +375,13 @@ def test_no_held_out_label_is_named_in_the_data_yaml(dataset, tmp_path):
     ],
 )
 def test_a_fold_a_device(device, cuda_devices, workers, slots):
-    assert yolo._choose_slots(device, cuda_devices, 5, workers) == slots
+    assert choose_slots(device, cuda_devices, 5, workers) == slots
 
 
 @pytest.mark.parametrize("device", ["cuda", "2", "gpu"])
 def test_a_device_that_is_not_there(device):
     with pytest.raises(ConfigError, match=r"train\.device"):
-        yolo._choose_slots(device, 0, 5, None)
+        choose_slots(device, 0, 5, None)
 
 
 def test_a_tail_gives_whole_lines_once(tmp_path):

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from tiny import digests
 
-from detclean.boxes import box_iou, xywh_to_xyxy, xyxy_to_xywh
+from detclean.boxes import Boxes, box_iou, xywh_to_xyxy, xyxy_to_xywh
 from detclean.dataset import ISSUE_TYPES, Dataset
 from detclean.formats import read_dataset
+from detclean.score.answers import read_answers
 
 ROOT = Path(__file__).parents[1]
 DIGITS, LETTERS = ROOT / "data" / "digits", ROOT / "data" / "letters.pt"
@@ -35,6 +36,16 @@ def coco() -> dict[str, Dataset]:
 @pytest.fixture(scope="module")
 def answers() -> dict[str, list[dict[str, Any]]]:
     return json.loads((DIGITS / "answers.json").read_bytes())
+
+
+@pytest.fixture(scope="module")
+def true() -> Dataset:
+    return read_dataset(DIGITS / "true_annotations.json")
+
+
+@pytest.fixture(scope="module")
+def true_answers() -> dict[str, list[dict[str, Any]]]:
+    return json.loads((DIGITS / "true_answers.json").read_bytes())
 
 
 def test_the_script_makes_the_same_files_again(tmp_path: Path) -> None:
@@ -94,6 +105,73 @@ def test_the_answer_key_fits(form: str, yolo: Dataset, coco: dict[str, Dataset],
             assert near.any(), entry
             used.append(int(same[near.argmax()]))
     assert len(set(used)) == len(used)  # no annotation is wrong in two ways, or both wrong and hard
+
+
+def boxes_of(dataset: Dataset, file_name: str) -> Boxes:
+    index = dataset.images["file_name"].to_list().index(file_name)
+    return dataset.annotations[dataset.annotations.image_index == index]
+
+
+def as_entries(dataset: Dataset) -> Counter[tuple[str, str, tuple[float, ...]]]:
+    """Every annotation as file name, category and rounded corners, so that two files can be compared."""
+    boxes, names = dataset.annotations, dataset.images["file_name"].to_list()
+    rows = zip(boxes.image_index.tolist(), boxes.category.tolist(), boxes.xyxy.round(2).tolist(), strict=True)
+    return Counter((names[i], dataset.categories[k], tuple(xyxy)) for i, k, xyxy in rows)
+
+
+def as_entry(answer: dict[str, Any]) -> tuple[str, str, tuple[float, ...]]:
+    return answer["file_name"], answer["category"], tuple(xywh_to_xyxy(np.array([answer["bbox"]]))[0].round(2).tolist())
+
+
+def test_the_true_labels_and_the_answer_key_make_the_given_ones(
+    true: Dataset, coco: dict[str, Dataset], answers: dict[str, list[dict[str, Any]]]
+) -> None:
+    given, wanted = as_entries(coco["train"]), as_entries(true)
+    assert true.images["path"].to_list() == coco["train"].images["path"].to_list()
+    assert [str(finding) for finding in true.findings] == []
+    planted = Counter(as_entry(answer) for answer in answers["planted"] if answer["issue_type"] != "overlooked")
+    removed = Counter(as_entry(answer) for answer in answers["planted"] if answer["issue_type"] == "overlooked")
+    assert planted <= given
+    assert removed <= wanted
+    untouched = given - planted
+    assert untouched <= wanted
+    replaced = wanted - untouched - removed  # the true forms of what was swapped or moved
+    kinds = Counter(answer["issue_type"] for answer in answers["planted"])
+    assert replaced.total() == kinds["swap"] + kinds["badloc"]
+    for answer in answers["planted"]:
+        check_planted(answer, true)
+
+
+def check_planted(answer: dict[str, Any], true: Dataset) -> None:
+    """A planted error is none by the true labels, and stands to them as ../shared/benchmark.md says."""
+    boxes = boxes_of(true, answer["file_name"])
+    _, category, corners = as_entry(answer)
+    own = boxes.category == true.categories.index(category)
+    iou = box_iou(np.array([corners]), boxes.xyxy)[0]
+    fits = {
+        "overlooked": (iou[own] > 0.99).any(),
+        "swap": (iou[~own] > 0.99).any(),
+        "badloc": ((iou[own] > 0.29) & (iou[own] < 0.61)).any(),
+        "duplicate": (iou > 0.79).any(),
+        "spurious": (iou < 0.11).all(),
+    }
+    assert fits[answer["issue_type"]], answer
+
+
+def test_every_hard_object_is_in_the_true_key(
+    true: Dataset,
+    coco: dict[str, Dataset],
+    answers: dict[str, list[dict[str, Any]]],
+    true_answers: dict[str, list[dict[str, Any]]],
+) -> None:
+    read_answers(DIGITS / "true_answers.json")
+    assert true_answers["planted"] == []
+    hard, still = (Counter(as_entry(answer) for answer in key["hard"]) for key in (true_answers, answers))
+    assert hard <= as_entries(true)
+    assert still <= hard
+    planted = Counter(as_entry(answer) for answer in answers["planted"] if answer["issue_type"] != "overlooked")
+    assert hard & (as_entries(coco["train"]) - planted) == still  # the others were swapped, moved or left out
+    assert 0 < (hard - still).total() < 0.3 * hard.total()
 
 
 def test_as_many_errors_as_the_benchmark_has(yolo: Dataset, answers: dict[str, list[dict[str, Any]]]) -> None:

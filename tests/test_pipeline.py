@@ -19,6 +19,7 @@ import orjson
 import polars as pl
 import pytest
 import yaml
+from pretend import as_predictions
 from rich.console import Console
 from tiny import (
     CATEGORIES,
@@ -40,6 +41,7 @@ from tiny import (
 from detclean.boxes import Boxes, xywh_to_xyxy
 from detclean.config import read_config
 from detclean.dataset import ISSUE_TYPES, Dataset
+from detclean.detect.yolo import Predictions
 from detclean.pipeline import RunResult, run_pipeline
 from detclean.show.progress import open_display
 
@@ -143,11 +145,11 @@ def stage_times(folder: Path) -> dict[str, int]:
     return {path.parent.name: path.stat().st_mtime_ns for path in complete}
 
 
-def epochs_of(folder: Path, fold: int) -> list[int]:
-    """The epochs that a fold has finished, in the order it finished them."""
-    files = list((folder / "stages").glob(f"detect-*/folds/fold-{fold}/progress.jsonl"))
+def epochs_of(folder: Path, fold: int, kind: str = "epoch") -> list[int]:
+    """The epochs that a fold has finished, in the order it finished them; kind "start": those after which its processes began."""
+    files = list((folder / "stages").glob(f"train-*/folds/fold-{fold}/progress.jsonl"))
     lines = [orjson.loads(line) for path in files for line in path.read_bytes().splitlines()]
-    return [line["done"] for line in lines if line["kind"] == "epoch"]
+    return [line["done"] for line in lines if line["kind"] == kind]
 
 
 # --- with training ------------------------------------------------------------------------------------------------------------------
@@ -194,14 +196,15 @@ def test_the_summary_counts_what_the_tables_hold(trained: Path) -> None:
     assert summary["images"] == 24
     assert summary["annotations"] == pl.read_parquet(trained / "annotations.parquet", glob=False).height
     assert [(fold["fold"], fold["images"]) for fold in summary["folds"]] == [(0, 12), (1, 12)]
-    assert set(summary["seconds"]) == {"load", "audit", "folds", "detect", "score", "issues", "export"}
-    assert summary["seconds"]["detect"] > 1
+    assert set(summary["seconds"]) == {"load", "audit", "folds", "train", "detect", "crops", "score", "issues", "export"}
+    assert summary["seconds"]["train"] > 1
     assert summary["versions"]["ultralytics"]
 
 
 def test_everything_is_in_the_log_and_ultralytics_only_there(trained: Path) -> None:
     log = (trained / "run.log").read_text()
-    for words in ("detect: begins", "detect fold 1/2: epoch 3/3", "fold 2/2: ", "optimizer:", "export: done in"):
+    told = ("train: begins", "train fold 1/2: epoch 3/3", "detect looking with fold 2/2: image 12/12")
+    for words in (*told, "fold 2/2: ", "optimizer:", "export: done in"):
         assert words in log
     assert "Traceback" not in log
 
@@ -210,7 +213,7 @@ def test_a_second_run_repeats_nothing_and_changes_nothing(place: Path, trained: 
     before, stages = describe_tree(trained), stage_times(trained)
     done = run(place, "trained.yaml")
     assert done.returncode == 0
-    for stage in ("audit", "folds", "detect", "score", "issues", "export"):
+    for stage in ("audit", "folds", "train", "detect", "crops", "score", "issues", "export"):
         assert f"{stage}: done before\n" in done.stdout
     assert stage_times(trained) == stages
     after = describe_tree(trained)
@@ -243,19 +246,65 @@ def test_killed_in_training_and_resumed_it_ends_with_the_same_issues(place: Path
     assert not (folder / "issues.csv").exists()
     stages = stage_times(folder)
     assert {name.split("-")[0] for name in stages} == {"load", "audit", "folds"}
-    (weights,) = (folder / "stages").glob("detect-*/weights/fold-0.pt")
+    (weights,) = (folder / "stages").glob("train-*/weights/fold-0.pt")
     finished = weights.stat().st_mtime_ns
 
     done = run(place, *command[1:])
     assert (done.returncode, done.stderr) == (0, "")
-    assert epochs_of(folder, 0) == epochs_of(folder, 1) == list(range(1, EPOCHS + 1))
-    (weights,) = (folder / "stages").glob("detect-*/weights/fold-0.pt")
+    for fold in range(2):
+        epochs = epochs_of(folder, fold)
+        assert len(set(epochs)) == len(epochs)  # none was trained twice
+        assert {*epochs, *epochs_of(folder, fold, "start")} == set(range(EPOCHS + 1))
+    (weights,) = (folder / "stages").glob("train-*/weights/fold-0.pt")
     assert weights.stat().st_mtime_ns == finished
     assert stages.items() <= stage_times(folder).items()
     assert (folder / "issues.csv").read_bytes() == (trained / "issues.csv").read_bytes()
     assert {k: v for k, v in results_of(folder).items() if k != "cleaned/data.yaml"} == {
         k: v for k, v in results_of(trained).items() if k != "cleaned/data.yaml"
     }
+
+
+def looked_at(folder: Path) -> list[Path]:
+    """The folds whose held-out images have been looked at."""
+    return sorted((folder / "stages").glob("detect-*/folds/fold-*/detections.parquet"))
+
+
+def test_killed_in_prediction_and_resumed_it_ends_with_the_same_issues(place: Path, trained: Path) -> None:
+    folder = place / "runs" / "looking"
+    shutil.copytree(trained, folder, symlinks=True)
+    for path in (folder / "stages").iterdir():
+        if path.is_dir() and path.name.split("-")[0] in ("detect", "crops", "score", "issues", "export"):
+            shutil.rmtree(path)
+    (folder / "issues.csv").unlink()
+    before = describe_tree(folder / "stages")
+    process = start_detclean("run", "trained.yaml", "name=looking", home=place / "home", cwd=place)
+    wait_for(lambda: looked_at(folder) != [], process)
+    kill_group(process)
+    (first,) = looked_at(folder)
+    finished = first.stat().st_mtime_ns
+    assert not (folder / "issues.csv").exists()
+
+    done = run(place, "trained.yaml", "name=looking")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert looked_at(folder)[0].stat().st_mtime_ns == finished
+    after = describe_tree(folder / "stages")
+    assert {path: state for path, state in before.items() if "/train-" in path}.items() <= after.items()
+    assert (folder / "issues.csv").read_bytes() == (trained / "issues.csv").read_bytes()
+
+
+def test_changed_prediction_settings_repeat_no_training(place: Path, trained: Path) -> None:
+    folder = place / "runs" / "sharper"
+    shutil.copytree(trained, folder, symlinks=True)
+    (training,) = (folder / "stages").glob("train-*")
+    before = describe_tree(training)
+    done = run(place, "trained.yaml", "name=sharper", "predict.max_det=2", "predict.conf=0.0005")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.findall(r"^(\w+): begins", done.stdout, re.MULTILINE) == ["load", "detect", "crops", "score", "issues", "export"]
+    assert list((folder / "stages").glob("train-*")) == [training]
+    assert describe_tree(training) == before
+    detections, earlier = (pl.read_parquet(path / "detections.parquet", glob=False) for path in (folder, trained))
+    assert detections["score"].min() >= 0.0005 > earlier["score"].min()
+    assert detections.group_by("image_id").len()["len"].max() == 2
 
 
 def test_the_cleaned_set_trains_as_it_is(place: Path, trained: Path) -> None:
@@ -410,17 +459,17 @@ def run_inside(place: Path, *arguments: str) -> tuple[RunResult, list[str]]:
     return result, re.findall(r"^(\w+): begins", said.getvalue(), re.MULTILINE)
 
 
-def pretend_to_detect(scenes: list[Scene]) -> Callable[..., Boxes]:
-    """What stands in for five minutes of training: `detect_objects`, fold by fold."""
+def pretend_to_detect(scenes: list[Scene]) -> Callable[..., Predictions]:
+    """What stands in for five minutes of training and looking: `detect_objects`, fold by fold."""
 
-    def detect_out_of_fold(dataset: Dataset, folds: Any, out: Path, **settings: Any) -> Boxes:
+    def predict_out_of_fold(dataset: Dataset, folds: Any, trained: Path, out: Path, *, looks: Boxes, **settings: Any) -> Predictions:
         index_of = {name: i for i, name in enumerate(dataset.images["file_name"].to_list())}
         rows = [(f"images/{scenes[i].name}", *rest) for i, *rest in detect_objects(scenes)]
         rows = [row for row in rows if row[0] in index_of]
         image = np.array([index_of[name] for name, *_ in rows])
         vectors = np.full((len(rows), len(dataset.categories)), 0.01)
         vectors[np.arange(len(rows)), [category for _, category, _, _ in rows]] = [score for _, _, score, _ in rows]
-        return Boxes.sorted(
+        detections = Boxes.sorted(
             image_index=image,
             category=vectors.argmax(axis=1),
             xyxy=xywh_to_xyxy(np.array([xywh for *_, xywh in rows])),
@@ -429,17 +478,19 @@ def pretend_to_detect(scenes: list[Scene]) -> Callable[..., Boxes]:
             fold=folds[0][image],
             repeat=np.zeros(len(rows), np.int64),
         )
+        return as_predictions(detections, looks, dataset.image_count)
 
-    return detect_out_of_fold
+    return predict_out_of_fold
 
 
 @pytest.fixture
 def quick(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., list[str]]]:
-    """Runs a copy of the data set and answers which stages ran; nothing is trained."""
-    monkeypatch.setattr("detclean.detect.yolo.detect_out_of_fold", pretend_to_detect(make_scenes()))
+    """Runs a copy of the data set and answers which stages ran; nothing is trained, so there are no weights to look at crops with."""
+    monkeypatch.setattr("detclean.detect.yolo.train_folds", lambda *given, **more: None)
+    monkeypatch.setattr("detclean.detect.yolo.predict_out_of_fold", pretend_to_detect(make_scenes()))
     write_yolo(tmp_path / "yolo")
     shutil.copy(place / "tiny-yolo11n.yaml", tmp_path)
-    write_config(tmp_path / "c.yaml", data="yolo/data.yaml", **(TRAINING | SURE | {"issues": {}}))
+    write_config(tmp_path / "c.yaml", data="yolo/data.yaml", crops="never", **(TRAINING | SURE | {"issues": {}}))
 
     def quick(*overrides: str) -> list[str]:
         result, ran = run_inside(tmp_path, "c.yaml", *overrides)
@@ -447,7 +498,7 @@ def quick(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
             assert (result.folder / name).is_file()
         return ran
 
-    assert quick() == ["load", "audit", "folds", "detect", "score", "issues", "export"]
+    assert quick() == ["load", "audit", "folds", "train", "detect", "score", "issues", "export"]
     return quick
 
 
@@ -464,9 +515,13 @@ def test_what_a_setting_changes_runs_again_and_nothing_else(quick: Callable[...,
     assert quick("clean.strategy=drop_boxes") == [*ALWAYS, "export"]
     assert quick("export.formats=[csv]") == [*ALWAYS, "export"]
     assert not (folder / "issues.coco.json").exists()
-    assert quick("score.seed=1") == [*ALWAYS, "score", "issues", "export"]
-    assert quick("train.epochs=5") == [*ALWAYS, "detect", "score", "issues", "export"]
-    assert quick("folds.seed=2") == [*ALWAYS, "folds", "detect", "score", "issues", "export"]
+    assert quick("score.planting_rounds=29") == [*ALWAYS, "score", "issues", "export"]
+    looking = [*ALWAYS, "detect", "score", "issues", "export"]
+    assert quick("score.seed=1") == looking  # what is planted is drawn before anybody looks
+    assert quick("predict.conf=0.02") == looking
+    assert quick("predict.max_det=20") == looking
+    assert quick("train.epochs=5") == [*ALWAYS, "train", "detect", "score", "issues", "export"]
+    assert quick("folds.seed=2") == [*ALWAYS, "folds", "train", "detect", "score", "issues", "export"]
     assert quick() == ALWAYS  # back to where it began: nothing of it was thrown away
     assert results_of(folder) == before
 
@@ -478,7 +533,7 @@ def test_changed_data_run_again(quick: Callable[..., list[str]], tmp_path: Path)
     assert quick() == ALWAYS  # its time is nothing, what stands in it is all
     number = rows[:1]
     label.write_bytes((b"1" if number != b"1" else b"0") + rows[1:])  # of the same size
-    everything = [*ALWAYS, "audit", "folds", "detect", "score", "issues", "export"]
+    everything = [*ALWAYS, "audit", "folds", "train", "detect", "score", "issues", "export"]
     assert quick() == everything
     issues = pl.read_csv(tmp_path / "runs" / "c" / "issues.csv", glob=False)
     assert "labels/train/05.txt:1" in issues.filter(pl.col("issue_type") == "swap")["source"].to_list()
@@ -488,18 +543,17 @@ def test_changed_data_run_again(quick: Callable[..., list[str]], tmp_path: Path)
     picture.write_bytes(picture.read_bytes() + b"\0")
     assert quick() == everything
     (tmp_path / "tiny-yolo11n.yaml").write_text((tmp_path / "tiny-yolo11n.yaml").read_text() + "# another\n")
-    assert quick() == [*ALWAYS, "detect", "score", "issues", "export"]
+    assert quick() == [*ALWAYS, "train", "detect", "score", "issues", "export"]
 
 
 def test_weights_beside_the_configuration_are_found_and_looked_into(
     quick: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told = []
-    pretend = pretend_to_detect(make_scenes())
-    monkeypatch.setattr("detclean.detect.yolo.detect_out_of_fold", lambda *given, **more: told.append(more) or pretend(*given, **more))
+    told: list[dict[str, Any]] = []
+    monkeypatch.setattr("detclean.detect.yolo.train_folds", lambda *given, **more: told.append(more))
     weights = tmp_path / "base.pt"
     weights.write_bytes(b"some")
-    after = [*ALWAYS, "detect", "score", "issues", "export"]
+    after = [*ALWAYS, "train", "detect", "score", "issues", "export"]
     assert quick("train.pretrained=base.pt") == after
     assert told[0]["train"]["pretrained"] == str(weights)
     assert told[0]["model"] == str(tmp_path / "tiny-yolo11n.yaml")

@@ -1,4 +1,4 @@
-"""The child processes of `yolo.py`: how they are started, what they say, and why they ended."""
+"""The child processes of `yolo.py`: how they are started and run side by side, what they say, and why they ended."""
 
 from __future__ import annotations
 
@@ -7,15 +7,60 @@ import re
 import signal
 import subprocess
 import sys
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 
+from detclean.errors import StageError
 from detclean.files import write_whole
 
+POLL_SECONDS = 0.3
+UNFINISHED_BAR = re.compile(r"\b\d\d?% [━─╸]")  # Ultralytics draws a progress bar anew and anew
+
 FOREIGN_VARIABLES = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "ULTRALYTICS_API_KEY", "PYTEST_CURRENT_TEST")
+
+
+class Display(Protocol):
+    """Where progress goes."""
+
+    def task(self, key: str, description: str, total: float) -> None:
+        """A task of `total` steps that will come."""
+
+    def advance(self, key: str, done: float, total: float, note: str) -> None:
+        """`done` of `total` steps of the task `key`."""
+
+    def log(self, text: str) -> None:
+        """A line for the log alone."""
+
+    def say(self, text: str) -> None:
+        """A line for the person and the log."""
+
+
+class Silence:
+    """A display that shows nothing."""
+
+    def task(self, key: str, description: str, total: float) -> None: ...
+
+    def advance(self, key: str, done: float, total: float, note: str) -> None: ...
+
+    def log(self, text: str) -> None: ...
+
+    def say(self, text: str) -> None: ...
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one child does: its name for a person, its folder, the file that it writes whole and last, its own settings."""
+
+    key: str
+    folder: Path
+    marker: Path
+    settings: Mapping[str, Any]
 
 
 def start_job(job: dict[str, Any], folder: Path, offline: bool = True) -> subprocess.Popen[bytes]:
@@ -26,6 +71,7 @@ def start_job(job: dict[str, Any], folder: Path, offline: bool = True) -> subpro
     environment |= {name: private for name in ("YOLO_CONFIG_DIR", "MPLCONFIGDIR", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "TORCH_HOME")}
     environment |= {"YOLO_AUTOINSTALL": "false", "YOLO_VERBOSE": "true", "PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1"}
     environment |= {name: str(job["threads"]) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS")}
+    environment["OPENBLAS_NUM_THREADS"] = "1"  # small products only, for which threads are dearer than the work
     environment.setdefault("OMP_WAIT_POLICY", "passive")  # threads that spin while they wait take four times as long on a busy machine
     if offline:
         environment["YOLO_OFFLINE"] = "true"
@@ -73,3 +119,51 @@ def describe_end(code: int, log: Path) -> str:
     if code < 0:
         last = f"killed by {signal.Signals(-code).name}, perhaps for want of memory (last line: {last})"
     return f"{last}; see {log}, then run again to resume"
+
+
+@dataclass
+class Running:
+    """A job that a child works on."""
+
+    job: Job
+    process: subprocess.Popen[bytes]
+    log: Tail
+    progress: Tail
+
+
+def run_jobs(jobs: Sequence[Job], slots: Sequence[str], common: Mapping[str, Any], display: Display) -> None:
+    """All jobs, as many at a time as there are slots (a device each). Where one fails the others are stopped; all can be resumed."""
+    waiting = deque(jobs)
+    running: dict[int, Running] = {}
+    try:
+        while waiting or running:
+            for slot, device in enumerate(slots):
+                if waiting and slot not in running:
+                    running[slot] = _start(waiting.popleft(), device, common)
+            time.sleep(POLL_SECONDS)
+            for slot, one in list(running.items()):
+                code = one.process.poll()
+                _forward(one, display, to_the_end=code is not None)
+                if code is None:
+                    continue
+                del running[slot]
+                if code or not one.job.marker.exists():
+                    raise StageError(f"{one.job.key}: {common['task']} failed: {describe_end(code, one.log.path)}")
+    finally:
+        for one in running.values():
+            end_job(one.process)
+
+
+def _start(job: Job, device: str, common: Mapping[str, Any]) -> Running:
+    tails = [Tail(path, path.stat().st_size if path.exists() else 0) for path in (job.folder / "train.log", job.folder / "progress.jsonl")]
+    described = {**common, **job.settings, "device": device, "folder": str(job.folder)}
+    return Running(job, start_job(described, job.folder), *tails)
+
+
+def _forward(one: Running, display: Display, to_the_end: bool) -> None:
+    for line in one.log.read(to_the_end):
+        if not UNFINISHED_BAR.search(line):
+            display.log(f"{one.job.key}: {line}")
+    for line in one.progress.read(to_the_end):
+        step = orjson.loads(line)
+        display.advance(one.job.key, step["done"], step["total"], step["note"])

@@ -60,7 +60,9 @@ class FoldTrainer(DetectionTrainer):
         self.step_every = 1
         self.batch_number = self.open_batches = 0
         self.reported = 0.0
-        super().__init__(overrides=job["train"])
+        super().__init__(
+            overrides=job["train"] | {"device": job["device"], "data": str(self.folder / "data.yaml"), "save_dir": str(self.folder)}
+        )
         self.add_callback("on_train_epoch_start", FoldTrainer.begin_epoch)
         self.add_callback("on_train_batch_end", FoldTrainer.report_batch)
 
@@ -191,7 +193,7 @@ class FoldTrainer(DetectionTrainer):
         return True
 
 
-def train_fold(job: dict[str, Any]) -> None:
+def train_fold(job: dict[str, Any], trainer: type[FoldTrainer] = FoldTrainer) -> None:
     """Trains on the images of the other folds; goes on where an earlier process was interrupted. Writes the weights."""
     # Ultralytics would use every core in each of several processes, and results would depend on the machine's load.
     torch_utils.NUM_THREADS = job["threads"]
@@ -200,7 +202,7 @@ def train_fold(job: dict[str, Any]) -> None:
     # A JPEG without its end marker is checked as Ultralytics does, but stays as it is.
     ultralytics_data._replace_image = lambda im_file, write: write(io.BytesIO())
     ultralytics_data.check_font = lambda font: None  # a download, for plots that nobody makes
-    FoldTrainer(job).train()
+    trainer(job).train()
 
 
 def _keep_no_cache(prefix: str, path: Path, x: dict[str, Any], version: str) -> None:

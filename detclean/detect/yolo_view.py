@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 import yaml
 
-from detclean.boxes import Mask, box_area, clip_boxes, xyxy_to_cxcywhn
+from detclean.boxes import Boxes, Mask, box_area, clip_boxes, write_boxes, xyxy_to_cxcywhn
 from detclean.dataset import Dataset
 from detclean.files import share_image
 
@@ -64,17 +64,23 @@ def format_labels(dataset: Dataset) -> dict[int, str]:
 
 
 def write_fold_lists(dataset: Dataset, names: list[str | None], held_out: Mask, view: Path, folder: Path) -> None:
-    """A fold's `data.yaml`, its list of images to train on, and `held_out.parquet`: image_index, path, width, height.
+    """A fold's `data.yaml` and its list of images to train on. held_out: (N,).
 
-    held_out: (N,). What data.yaml must name as `val` is the images to train on: no held-out label is ever within reach.
+    What data.yaml must name as `val` is the images to train on: no held-out label is ever within reach.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    name = pl.Series("path", names, dtype=pl.String)
-    images = pl.DataFrame({"image_index": np.arange(dataset.image_count)}).with_columns(
-        (f"{view / 'images'}{os.sep}" + name).alias("path"), dataset.images["width"], dataset.images["height"]
-    )
-    images.filter(pl.Series(held_out) & name.is_not_null()).write_parquet(folder / "held_out.parquet")
-    trained = images.filter(~pl.Series(held_out) & name.is_not_null())["path"].to_list()
+    trained = [f"{view / 'images'}{os.sep}{name}" for name, out in zip(names, held_out.tolist(), strict=True) if name and not out]
     (folder / "train.txt").write_text("\n".join(trained) + "\n", encoding="utf-8")
     content = {"path": str(folder), "train": "train.txt", "val": "train.txt", "names": dict(enumerate(dataset.categories))}
     (folder / "data.yaml").write_text(yaml.safe_dump(content, allow_unicode=True, sort_keys=False), encoding="utf-8")
+
+
+def write_questions(dataset: Dataset, chosen: Mask, looks: Boxes, folder: Path) -> None:
+    """What a fold's model is to look at: `images.parquet` (image_index, path, width, height) and the boxes it is asked about there,
+    `asked.parquet` (row, image_index, category, x1, y1, x2, y2). chosen: (N,)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    chosen = chosen & np.array([name is not None for name in find_names(dataset)], bool)
+    images = dataset.images.select(image_index=pl.int_range(pl.len(), dtype=pl.Int64), path="path", width="width", height="height")
+    images.filter(pl.Series(chosen)).write_parquet(folder / "images.parquet")
+    rows = np.flatnonzero(chosen[looks.image_index])
+    write_boxes(looks[rows], folder / "asked.parquet", pl.DataFrame({"row": rows}))

@@ -1,11 +1,11 @@
 # Ultralytics says that it is typed, but most of its attributes start as None and most of its methods are bare.
 # mypy: disable-error-code="arg-type, assignment, attr-defined, index, misc, no-untyped-call, operator, union-attr"
 
-"""What runs in a child process of `yolo.py`: check a training's settings, or train one fold and look at its held-out images.
+"""What runs in a child process of `yolo_process.py`: check a training's settings, or do one of the TASKS.
 
-Only this module and `yolo_train.py` import Ultralytics, and nothing but the child imports them: it is started as
-`python -m detclean.detect.yolo_worker JOB.json`, in an environment (`yolo.py`) that keeps Ultralytics' settings private and its
-integrations off.
+This module and those that it takes the tasks from import Ultralytics, and nothing but the child imports them: it is started as
+`python -m detclean.detect.yolo_worker JOB.json`, in an environment (`yolo_process.py`) that keeps Ultralytics' settings private and
+its integrations off.
 """
 
 from __future__ import annotations
@@ -13,35 +13,27 @@ from __future__ import annotations
 import ctypes
 import difflib
 import os
-import shutil
 import sys
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import orjson
-import polars as pl
 import torch
-from numpy.typing import NDArray
 from ultralytics.cfg import DEFAULT_CFG_DICT, get_cfg
-from ultralytics.data.augment import LetterBox
 from ultralytics.nn.modules.head import Detect, v10Detect
 from ultralytics.nn.tasks import DetectionModel, load_checkpoint, yaml_model_load
 from ultralytics.utils.checks import check_model_file_from_stem
 from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES, attempt_download_asset
-from ultralytics.utils.nms import non_max_suppression
-from ultralytics.utils.ops import scale_boxes
-from ultralytics.utils.patches import imread
 
-from detclean.boxes import Boxes, write_boxes
-from detclean.detect.yolo_train import report, train_fold
+from detclean.detect.yolo_crops import train_crops
+from detclean.detect.yolo_dynamics import train_in_cycles
+from detclean.detect.yolo_features import embed_fold
+from detclean.detect.yolo_predict import predict_fold
+from detclean.detect.yolo_train import train_fold
 from detclean.errors import ConfigError, DetcleanError, StageError
 from detclean.files import write_whole
-
-ROWS_A_PART = 100_000  # detections kept in memory before they go to disk
-NO_TIME_LIMIT = 1e9  # seconds: Ultralytics' suppression gives up on a slow machine, and results would depend on its speed
 
 # Arguments that a training per fold cannot have, and why.
 REFUSED = {
@@ -121,98 +113,13 @@ def _first_line(error: BaseException) -> str:
     return (str(error).strip("❌ \n") or type(error).__name__).splitlines()[0].rstrip(".")
 
 
-def predict_fold(job: dict[str, Any]) -> None:
-    """What the fold's model sees in its held-out images, to `detections.parquet`, a part at a time."""
-    folder, settings = Path(job["folder"]), job["predict"]
-    held_out = pl.read_parquet(folder / "held_out.parquet", glob=False)  # image_index, path, width, height
-    device = torch.device(f"cuda:{job['device']}" if job["device"].isdigit() else job["device"])
-    model, checkpoint = load_checkpoint(job["weights"], device=device)
-    model.end2end = False  # the head that reports every anchor with all its scores
-    model.fuse(verbose=False)
-    letterbox = LetterBox(settings["imgsz"] or checkpoint["train_args"]["imgsz"])  # square, as in training
-    parts = folder / "parts"
-    shutil.rmtree(parts, ignore_errors=True)
-    parts.mkdir()
-    waiting: list[dict[str, NDArray[Any]]] = []
-    part_count = done = 0
-    for batch in held_out.iter_slices(settings["batch"]):
-        waiting.extend(_look(model, batch, letterbox, settings, device))
-        done += batch.height
-        report(folder, "predict", job["epochs"], job["epochs"], f"looking at image {done} of {held_out.height}")
-        if sum(len(found["score"]) for found in waiting) >= ROWS_A_PART or done == held_out.height:
-            write_boxes(_join(waiting, job), parts / f"{part_count:05d}.parquet")
-            part_count, waiting = part_count + 1, []
-    if not part_count:
-        write_boxes(_join([], job), parts / "00000.parquet")
-    pl.scan_parquet(sorted(parts.glob("*.parquet")), glob=False).sink_parquet(parts / "all")
-    os.replace(parts / "all", folder / "detections.parquet")
-    shutil.rmtree(parts)
-
-
-def _look(
-    model: Any, batch: pl.DataFrame, letterbox: LetterBox, settings: dict[str, Any], device: torch.device
-) -> list[dict[str, NDArray[Any]]]:
-    """The detections in each image of a batch, most confident first, in the pixels of its labels."""
-    pictures, places = [], []
-    for index, path, width, height in batch.rows():
-        picture = imread(path)  # as in training: three channels, turned as EXIF says
-        if picture is None:
-            print(f"image {index} cannot be read: no detections there", flush=True)
-        else:
-            pictures.append(picture)
-            places.append((index, width, height))
-    if not pictures:
-        return []
-    channels_first = np.stack([letterbox(image=picture) for picture in pictures])[..., ::-1].transpose(0, 3, 1, 2)
-    tensor = torch.from_numpy(np.ascontiguousarray(channels_first)).to(device).float() / 255
-    with torch.inference_mode():
-        raw = model(tensor)[0]  # (images, 4 + K, anchors)
-        kept, anchors = non_max_suppression(
-            raw,
-            settings["conf"],
-            settings["iou"],
-            max_det=settings["max_det"],
-            nc=raw.shape[1] - 4,
-            max_time_img=NO_TIME_LIMIT,
-            return_idxs=True,
-        )
-        found = []
-        for position, (detections, anchor) in enumerate(zip(kept, anchors, strict=True)):
-            if not len(detections):
-                continue
-            shape, (index, width, height) = pictures[position].shape[:2], places[position]
-            xyxy = scale_boxes(tensor.shape[2:], detections[:, :4], shape).cpu().numpy().astype(np.float64)
-            solid = (xyxy[:, 2:] > xyxy[:, :2]).all(axis=1)
-            found.append(
-                {
-                    "image_index": np.full(int(solid.sum()), index),
-                    "category": detections[:, 5].cpu().numpy().astype(np.int64)[solid],
-                    "xyxy": xyxy[solid] * (np.array([width, height] * 2) / np.array([shape[1], shape[0]] * 2)),
-                    "score": detections[:, 4].cpu().numpy()[solid],
-                    "class_scores": raw[position, 4:, anchor].T.cpu().numpy()[solid],
-                }
-            )
-    return found
-
-
-def _join(found: list[dict[str, NDArray[Any]]], job: dict[str, Any]) -> Boxes:
-    none = {
-        "image_index": np.empty(0, np.int64),
-        "category": np.empty(0, np.int64),
-        "xyxy": np.empty((0, 4)),
-        "score": np.empty(0, np.float32),
-        "class_scores": np.empty((0, len(job["categories"])), np.float32),
-    }
-    columns = {name: np.concatenate([empty, *(each[name] for each in found)]) for name, empty in none.items()}
-    count = len(columns["score"])
-    return Boxes(**columns, fold=np.full(count, job["fold"]), repeat=np.full(count, job["repeat"]))
-
-
-def run_fold(job: dict[str, Any]) -> None:
-    """Trains where the weights are not there yet, then predicts; `detections.parquet` is there when all is done."""
-    if not Path(job["weights"]).exists():
-        train_fold(job)
-    predict_fold(job)
+TASKS = {
+    "training": train_fold,
+    "loss dynamics": train_in_cycles,
+    "prediction": predict_fold,
+    "features": embed_fold,
+    "crop training": train_crops,
+}
 
 
 def die_with(parent: int) -> None:
@@ -233,8 +140,8 @@ def main() -> None:
     job = orjson.loads(Path(sys.argv[1]).read_bytes())
     die_with(job["parent"])
     torch.set_num_threads(job["threads"])
-    if job["task"] == "fold":
-        run_fold(job)
+    if job["task"] in TASKS:
+        TASKS[job["task"]](job)
         return
     try:
         answer = prepare(job)

@@ -14,34 +14,33 @@ import numpy as np
 import polars as pl
 
 from detclean.boxes import Boxes, Floats, Ints, Mask
-from detclean.score.evidence import MATCH_IOU, compute_annotation_evidence, compute_candidate_evidence, find_candidates
+from detclean.score.boosting import CROSS_FITS, Examples, deal_images, fit_ratio, models_as_json
+from detclean.score.evidence import MATCH_IOU, find_candidates
+from detclean.score.looks import draw_round
 from detclean.score.matching import best_pair_per, overlapping_pairs
-from detclean.score.planting import plant_errors
 from detclean.score.rules import score_annotations_by_rules, score_candidates_by_rules
+from detclean.score.sources import INDEPENDENT, NAMES, SECOND_OPINION, Sources, gather_annotation_evidence, gather_candidate_evidence
 
 ANNOTATION_TYPES = ("badloc", "swap", "spurious", "duplicate")
 PLANTING_RATE = 0.06  # of the annotations, each type: enough to learn from, too few to change what an image looks like
 ROWS_WANTED = 16_000  # planting rounds go on until the models have about this many rows to learn from
 MIN_ANNOTATIONS = 60  # with fewer there is nothing to learn from, and the rules decide
-BOOSTING = {
-    "max_iter": 60,
-    "learning_rate": 0.12,
-    "max_leaf_nodes": 12,
-    "min_samples_leaf": 20,
-    "l2_regularization": 1.0,
-    "early_stopping": False,
-    "random_state": 0,
-}
-BINS = 128  # of each column of evidence
-CROSS_FITS = 4  # parts of the images, each judged by a model that saw the others only
 DOUBTFUL_SHARE = 0.25  # of labels wrong in one way: a share this large says rather that the detector cannot tell, and is believed by half
 DOUBTFUL_CANDIDATES = 0.6  # the same of candidates, most of which may well be objects where only confident detections are given
 LEAST_WEIGHT = 0.02  # of an example that is surely wrong, in the second fit
 SPURIOUS_FLOOR = 0.01  # share of spurious boxes that is believed where the other types are rarer still
 TAILS = (0.1, 0.8)  # quantiles of the planted between which tails are compared; beyond, too few rows decide
-LEEWAY = 0.7  # standard errors of a count; on simulated data with 0 to 10 % planted the shares come out nearest the truth with it
-THREADS = 1  # of the models' own: they are small, and more only wait for each other where the machine is busy
-POSITIONS = ("other_category", "twin")  # columns of the evidence that are names, not quantities
+LEEWAY = 0.35  # standard errors of a count by which it is raised: the least of many noisy ratios is too small
+BELIEVED = {"badloc": 0.6, "swap": 0.6}  # of the largest share: detectors misplace and confuse by themselves what is right but hard
+
+# More of it speaks for an error (1), or less does (-1). Other columns may speak either way.
+DIRECTIONS = {
+    "badloc": {"off_most": 1, "same_70": -1},
+    "swap": {"other_50": 1, "same_50": -1, "raw_other_50": 1, "raw_same_50": -1, "raw_target_loss": 1, "raw_other_loss": -1},
+    "spurious": {"same_30": -1, "same_50": -1, "fit": -1, "raw_total_same": -1, "raw_target_loss": 1},
+    "duplicate": {"twin_iou": 1},
+    "overlooked": {"score": 1, "raw_total_same": 1},
+}
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class Probabilities:
     """annotations: issue type -> (n,) probability; candidates (m,), positions in the detections, and their probability (m,).
 
     evidence and candidate_evidence: the rows that were judged. calibrated is False where the rules decided because there was too
-    little to learn from.
+    little to learn from; document holds what was learnt, as JSON.
     """
 
     annotations: dict[str, Floats]
@@ -58,24 +57,11 @@ class Probabilities:
     evidence: pl.DataFrame
     candidate_evidence: pl.DataFrame
     calibrated: bool
-
-
-@dataclass(frozen=True)
-class _Examples:
-    """Rows to learn from: evidence (r, f), target (r,) 0 for as given and 1.. for planted, image (r,), and which given row it is (r,),
-    -1 for none."""
-
-    evidence: Floats
-    target: Ints
-    image: Ints
-    given: Ints
+    document: bytes = b"{}"
 
 
 def compute_probabilities(
-    annotations: Boxes,
-    detections: Boxes,
-    sizes: Floats,
-    category_count: int,
+    sources: Sources,
     *,
     rounds: int = 40,
     seed: int = 0,
@@ -83,13 +69,14 @@ def compute_probabilities(
 ) -> Probabilities:
     """A probability of being wrong per type for every annotation, and of being overlooked for every candidate.
 
-    sizes (N, 2) width and height in pixels. Crowd annotations explain detections but are never judged: leave them out of what is
-    reported. Falls back to rules where there are fewer than MIN_ANNOTATIONS annotations or detections, or fewer annotated images than
-    CROSS_FITS.
+    Falls back to rules where there are fewer than MIN_ANNOTATIONS annotations or detections, or fewer annotated images than CROSS_FITS.
     """
-    given = compute_annotation_evidence(annotations, detections, sizes, category_count)
+    looks, detections = sources.looks, sources.detections
+    rows = looks.given
+    annotations = looks.boxes[rows]
+    given = gather_annotation_evidence(sources, rows)
     candidates = find_candidates(annotations, detections)
-    given_candidates = compute_candidate_evidence(candidates, annotations, detections, sizes, category_count)
+    given_candidates = gather_candidate_evidence(sources, candidates, annotations)
     too_little = len(annotations) < MIN_ANNOTATIONS or len(detections) < MIN_ANNOTATIONS
     if too_little or len(np.unique(annotations.image_index)) < CROSS_FITS:
         by_rules, candidates_by_rules = score_annotations_by_rules(given), score_candidates_by_rules(given_candidates)
@@ -97,49 +84,46 @@ def compute_probabilities(
 
     rng = np.random.default_rng(seed)
     rounds = int(np.clip(ROWS_WANTED // len(annotations), 1, rounds))
-    folds = _deal_images(annotations.image_index, len(sizes), rng)
-    rows, candidate_rows = [], []
+    folds = deal_images(annotations.image_index, len(sources.sizes), rng)
+    of_boxes, of_objects = [], []
     for i in range(rounds):
-        one, other = _plant_round(annotations, candidates, detections, sizes, category_count, rng)
-        rows.append(one)
-        candidate_rows.append(other)
+        boxes, objects = _plant_round(sources, candidates, rng)
+        of_boxes.append(boxes)
+        of_objects.append(objects)
         progress(i + 1, rounds)
-    boxes = _judge(_join(rows), given, annotations.image_index, folds, ANNOTATION_TYPES)
-    objects = _judge(_join(candidate_rows), given_candidates, detections.image_index[candidates], folds, ("overlooked",))
-    per_type = {kind: boxes[:, 1 + i] for i, kind in enumerate(ANNOTATION_TYPES)}
-    return Probabilities(per_type, candidates, objects[:, 1], given, given_candidates, calibrated=True)
+    lessons, image = Examples.join(of_boxes), annotations.image_index
+    columns = _numbers(given).columns
+    judges = [[name for name in columns if not name.startswith(SECOND_OPINION)]]
+    if len(judges[0]) < len(columns):  # joined in one model the second would be believed too much: it was trained on the wrong labels
+        judges.append([name for name in columns if name.startswith(SECOND_OPINION) or name in INDEPENDENT])
+    opinions = [
+        _judge(replace(lessons, evidence=lessons.evidence.select(own)), given.select(own), image, folds, ANNOTATION_TYPES) for own in judges
+    ]
+    judged, document = np.mean([opinion for opinion, _ in opinions], axis=0), b", ".join(text for _, text in opinions)
+    objects_judged, object_document = _judge(
+        Examples.join(of_objects), given_candidates, detections.image_index[candidates], folds, ("overlooked",)
+    )
+    per_type = {kind: judged[:, 1 + i] for i, kind in enumerate(ANNOTATION_TYPES)}
+    learnt = b'{"annotations": [' + document + b'], "candidates": ' + object_document + b"}"
+    return Probabilities(per_type, candidates, objects_judged[:, 1], given, given_candidates, calibrated=True, document=learnt)
 
 
-def _deal_images(annotated: Ints, image_count: int, rng: np.random.Generator) -> Ints:
-    """The cross-fit of every image (N,): dealt out in turn, annotated images first, so that no part is without examples."""
-    order = rng.permutation(image_count)
-    order = order[np.argsort(~np.isin(order, annotated), kind="stable")]
-    folds = np.empty(image_count, dtype=np.int64)
-    folds[order] = np.arange(image_count) % CROSS_FITS
-    return folds
-
-
-def _plant_round(
-    annotations: Boxes, given_candidates: Ints, detections: Boxes, sizes: Floats, category_count: int, rng: np.random.Generator
-) -> tuple[_Examples, _Examples]:
-    """Errors planted once: examples for the annotations' model and for the candidates'."""
-    rates = dict.fromkeys((*ANNOTATION_TYPES, "overlooked"), PLANTING_RATE)
-    planted = plant_errors(annotations, sizes, category_count, rates, rng)
-    context = planted.annotations
-    evidence = compute_annotation_evidence(context, detections, sizes, category_count)
+def _plant_round(sources: Sources, given_candidates: Ints, rng: np.random.Generator) -> tuple[Examples, Examples]:
+    """Errors planted once: examples for the annotations' models and for the candidates'."""
+    looks, detections = sources.looks, sources.detections
+    planted = draw_round(looks, dict.fromkeys((*ANNOTATION_TYPES, "overlooked"), PLANTING_RATE), rng)
+    context = looks.boxes[planted.rows]
     code = {"": 0} | {kind: 1 + i for i, kind in enumerate(ANNOTATION_TYPES)}
-    target = np.array([code[kind] for kind in planted.kind.tolist()], dtype=np.int64)
-    boxes = _Examples(_matrix(evidence), target, context.image_index, np.where(target == 0, planted.origin, -1))
+    target = np.array([code[kind] for kind in looks.kind[planted.rows].tolist()], dtype=np.int64)
+    known = np.where(target == 0, looks.annotation[planted.rows], -1)
+    boxes = Examples(_numbers(gather_annotation_evidence(sources, planted.rows)), target, context.image_index, known)
 
     candidates = find_candidates(context, detections)
-    claimed = _claim(annotations[planted.removed], detections[candidates])
-    candidate_evidence = compute_candidate_evidence(candidates, context, detections, sizes, category_count)
+    claimed = _claim(looks.boxes[looks.given[planted.removed]], detections[candidates])
+    evidence = gather_candidate_evidence(sources, candidates, context)
     given = np.searchsorted(given_candidates, candidates)
-    known = np.isin(candidates, given_candidates) & ~claimed
-    objects = _Examples(
-        _matrix(candidate_evidence), claimed.astype(np.int64), detections.image_index[candidates], np.where(known, given, -1)
-    )
-    return boxes, objects
+    known = np.where(np.isin(candidates, given_candidates) & ~claimed, given, -1)
+    return boxes, Examples(_numbers(evidence), claimed.astype(np.int64), detections.image_index[candidates], known)
 
 
 def _claim(removed: Boxes, candidates: Boxes) -> Mask:
@@ -151,100 +135,49 @@ def _claim(removed: Boxes, candidates: Boxes) -> Mask:
     return claimed
 
 
-def _matrix(evidence: pl.DataFrame) -> Floats:
-    matrix: Floats = evidence.select(pl.all().exclude(*POSITIONS).cast(pl.Float64)).to_numpy()
-    return matrix
+def _numbers(evidence: pl.DataFrame) -> pl.DataFrame:
+    return evidence.select(pl.all().exclude(*NAMES).cast(pl.Float32))
 
 
-def _join(parts: list[_Examples]) -> _Examples:
-    return _Examples(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("evidence", "target", "image", "given")))
-
-
-def _judge(examples: _Examples, given: pl.DataFrame, image: Ints, folds: Ints, kinds: tuple[str, ...]) -> Floats:
-    """Class probabilities of the given rows (n, 1 + kinds): "nothing wrong", then each of the issue types `kinds`.
+def _judge(examples: Examples, given: pl.DataFrame, image: Ints, folds: Ints, kinds: tuple[str, ...]) -> tuple[Floats, bytes]:
+    """Probabilities of the given rows (n, 1 + kinds), "nothing wrong" and each of the issue types `kinds`, and what was learnt.
 
     The examples called right hold real errors too. So with the share e of real errors of a type, f the density of planted ones and g
-    that of the labels as given, the probability of being wrong is e f / g, and f / g is what the first classifier's odds say. The second
-    learns from right examples weighted by the probability that they are, which sharpens the order near the top.
+    that of the labels as given, the probability of being wrong is e f / g, and f / g is what the first models say. The second ones
+    learn from right examples weighted by the probability that they are, which sharpens the order near the top.
     """
-    classes = 1 + len(kinds)
-    matrix = _bin_columns(_matrix(given), examples.evidence)
-    examples = replace(examples, evidence=_bin_columns(examples.evidence, examples.evidence))
-    prior = np.bincount(examples.target, minlength=classes) / max(len(examples.target), 1)
+    given = _numbers(given)
     weight = np.ones(len(examples.target))
-    judged, planted = _fit_and_apply(examples, weight, matrix, image, folds, classes)
-    ratio, planted_ratio = _density_ratio(judged, prior), _density_ratio(planted, prior)
-    largest = np.array([_largest_share(ratio[:, k], planted_ratio[examples.target == k + 1, k]) for k in range(classes - 1)])
+
+    def fit(kind: int) -> tuple[list[str], Floats, Floats]:
+        fitted = fit_ratio(examples, kind + 1, given, image, folds, weight=weight, directions=DIRECTIONS[kinds[kind]])
+        return fitted.models, fitted.ratio, fitted.planted[examples.target == kind + 1]
+
+    first = [fit(kind) for kind in range(len(kinds))]
+    largest = np.array([_largest_share(ratio, planted) for _, ratio, planted in first])
     share = _believe(largest, kinds)
-    first = _normalise(ratio * share)
+    right = 1 - np.minimum((np.stack([ratio for _, ratio, _ in first], axis=1) * share).sum(axis=1), 1.0)
     known = examples.given >= 0
-    weight[known] = np.maximum(first[examples.given[known], 0], LEAST_WEIGHT)
-    prior = np.bincount(examples.target, weights=weight, minlength=classes) / max(weight.sum(), 1e-9)
-    sharper = _density_ratio(_fit_and_apply(examples, weight, matrix, image, folds, classes)[0], prior)
-    odds = np.concatenate([np.full((len(matrix), 1), max(1 - share.sum(), 1e-3)), sharper * share], axis=1)
+    weight[known] = np.maximum(right[examples.given[known]], LEAST_WEIGHT)
+    second = [fit(kind) for kind in range(len(kinds))]
+    odds = np.stack(
+        [np.full(len(given), max(1 - share.sum(), 1e-3)), *(e * ratio for e, (_, ratio, _) in zip(share, second, strict=True))], axis=1
+    )
     probability: Floats = odds / odds.sum(axis=1, keepdims=True)
-    return probability
+    shares = {kind: float(e) for kind, e in zip(kinds, share, strict=True)}
+    return probability, models_as_json(given.columns, shares, {kind: models for kind, (models, _, _) in zip(kinds, second, strict=True)})
 
 
 def _believe(largest: Floats, kinds: tuple[str, ...]) -> Floats:
     """The share of each type that is believed, of the largest that is possible: (kinds,) -> (kinds,)."""
     doubtful = DOUBTFUL_CANDIDATES if kinds == ("overlooked",) else DOUBTFUL_SHARE
     share: Floats = largest / (1 + (largest / doubtful) ** 3)
+    discount = np.array([BELIEVED.get(kind, 1.0) for kind in kinds])
     if "spurious" in kinds:  # what a detector merely misses looks like a spurious box: no other evidence bounds their share
         spurious = kinds.index("spurious")
         share[spurious] = min(share[spurious], max(SPURIOUS_FLOOR, float(np.delete(share, spurious).mean())))
-    return share
-
-
-def _bin_columns(matrix: Floats, examples: Floats) -> Floats:
-    """Each value's place among the column's quantiles in the examples: (n, f), (r, f) -> (n, f). NaN stays.
-
-    The classifier would bin the same way, but as soon as examples have weights it takes longer for that than for all of its trees.
-    """
-    binned = np.full(matrix.shape, np.nan)
-    for column in range(matrix.shape[1]):
-        told = ~np.isnan(matrix[:, column])
-        if len(values := examples[~np.isnan(examples[:, column]), column]):
-            edges = np.unique(np.quantile(values, np.linspace(0, 1, BINS + 1)[1:-1]))
-            binned[told, column] = np.searchsorted(edges, matrix[told, column])
-    return binned
-
-
-def _fit_and_apply(examples: _Examples, weight: Floats, matrix: Floats, image: Ints, folds: Ints, classes: int) -> tuple[Floats, Floats]:
-    """What a classifier fitted on other images says of the given rows (n, classes) and of the examples (r, classes)."""
-    from sklearn.ensemble import HistGradientBoostingClassifier
-    from threadpoolctl import threadpool_limits
-
-    planted, judged = np.zeros((len(examples.target), classes)), np.zeros((len(matrix), classes))
-    planted[:, 0] = judged[:, 0] = 1.0
-    for fold in range(CROSS_FITS):
-        learn, judge = folds[examples.image] != fold, folds[image] == fold
-        present = np.unique(examples.target[learn])
-        if len(present) < 2 or 0 not in present:
-            continue
-        told = ~np.isnan(examples.evidence[learn]).all(axis=0)  # the model cannot be fitted to a column without any value
-        model = HistGradientBoostingClassifier(**BOOSTING)
-        with threadpool_limits(THREADS, "openmp"):
-            model.fit(examples.evidence[learn][:, told], examples.target[learn], sample_weight=weight[learn])
-            if judge.any():
-                judged[np.ix_(judge, present)] = model.predict_proba(matrix[judge][:, told])
-            if not learn.all():
-                planted[np.ix_(~learn, present)] = model.predict_proba(examples.evidence[~learn][:, told])
-    return judged, planted
-
-
-def _density_ratio(probability: Floats, prior: Floats) -> Floats:
-    """Density of each planted type over that of "as given": (n, classes) -> (n, classes - 1)."""
-    odds: Floats = probability[:, 1:] / np.maximum(probability[:, :1], 1e-9)
-    ratio: Floats = odds * prior[0] / np.maximum(prior[1:], 1e-9)
-    return ratio
-
-
-def _normalise(wrong: Floats) -> Floats:
-    wrong = np.clip(wrong, 0, 1)
-    wrong = wrong / np.maximum(wrong.sum(axis=1, keepdims=True), 1.0)
-    shares: Floats = np.concatenate([1 - wrong.sum(axis=1, keepdims=True), wrong], axis=1)
-    return shares
+    believed: Floats = share * discount
+    return believed
 
 
 def _largest_share(given: Floats, planted: Floats) -> float:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from detclean.boxes import Boxes, Floats, Ints
 from detclean.score.matching import overlapping_pairs
 
+LOW, HIGH = 0.5, 0.95  # cleanlab's own cut-offs
 HIGH_QUANTILE = 0.3  # of the matched confidences of a category: above it cleanlab believes in swapped and overlooked boxes
 LOW_QUANTILE = 0.1  # above it cleanlab believes in badly located ones
 FEW_MATCHES = 10  # a category with fewer matched detections borrows the quantiles of all
@@ -49,7 +50,7 @@ def compute_cut_offs(annotations: Boxes, detections: Boxes, category_count: int)
     np.maximum.at(best, mine[agree], score[theirs[agree]])
     matched = best > 0
     if not matched.any():
-        return np.full(category_count, 0.5), np.full(category_count, 0.95)
+        return np.full(category_count, LOW), np.full(category_count, HIGH)
     quantiles = np.tile(np.quantile(best[matched], [LOW_QUANTILE, HIGH_QUANTILE]), (category_count, 1))
     for category in range(category_count):
         own = best[matched & (annotations.category == category)]
@@ -67,8 +68,13 @@ def stretch_confidences(score: Floats, category: Ints, low: Floats, high: Floats
     return np.select([score < low[category], score < high[category]], [below, between], above)
 
 
-def compute_objectlab_scores(annotations: Boxes, detections: Boxes, image_count: int, category_count: int) -> ObjectLabScores:
-    """cleanlab's three box scores, image score and image flag from stretched confidences. Crowd annotations take no part."""
+def compute_objectlab_scores(
+    annotations: Boxes, detections: Boxes, image_count: int, category_count: int, *, confidences: Floats | None = None
+) -> ObjectLabScores:
+    """cleanlab's three box scores, image score and image flag. Crowd annotations take no part.
+
+    confidences (m,): handed to cleanlab as they are; None: the detections' own, stretched.
+    """
     import warnings
 
     from cleanlab.object_detection.filter import find_label_issues
@@ -79,8 +85,12 @@ def compute_objectlab_scores(annotations: Boxes, detections: Boxes, image_count:
         get_label_quality_scores,
     )
 
-    low, high = compute_cut_offs(annotations, detections, category_count)
-    score = stretch_confidences(np.asarray(detections.score), detections.category, low, high)
+    if confidences is None:
+        low, high = compute_cut_offs(annotations, detections, category_count)
+        score = stretch_confidences(np.asarray(detections.score), detections.category, low, high)
+    else:
+        low, high = np.full(category_count, LOW), np.full(category_count, HIGH)
+        score = confidences
     given = np.ones(len(annotations), bool) if annotations.is_crowd is None else ~annotations.is_crowd
     labels = _labels(annotations[given], image_count)
     predictions, order = _predictions(detections, score, image_count, category_count)

@@ -12,11 +12,32 @@ from detclean.boxes import Boxes, Floats, Ints, Mask, aligned_iou, clip_boxes
 from detclean.score.matching import max_per, overlapping_pairs
 
 TRIES = 60  # draws for a box that meets an IoU condition before it is given up
-BADLOC_IOU = (0.3, 0.6)  # with the true box
 SPURIOUS_IOU = 0.1  # at most, with every true box
 DUPLICATE_IOU = 0.8  # at least, with the box it repeats
-SAME_CATEGORY_SHARE = 0.75  # of the duplicates; the others name another category
 MIN_SIDE = 2.0  # px: a planted box is never thinner
+
+
+@dataclass(frozen=True)
+class Style:
+    """How errors look. What was learnt from errors of one style is tested on another.
+
+    badloc_iou: with the true box. next_category: a swap names the category after the true one, a mistake with system, where otherwise
+    any other is as likely. copied: spurious boxes are annotations of other images, at their place there, where otherwise place and image
+    are random. same_category: share of duplicates that name the category of the box they repeat. touching: how many times likelier an
+    annotation that overlaps another is left out.
+    """
+
+    badloc_iou: tuple[float, float] = (0.3, 0.6)
+    next_category: bool = False
+    copied: bool = False
+    same_category: float = 0.75
+    touching: float = 1.0
+
+
+STYLES = {
+    "standard": Style(),
+    "varied": Style(badloc_iou=(0.5, 0.75), next_category=True, copied=True, same_category=0.25, touching=4.0),
+}
 
 
 @dataclass(frozen=True)
@@ -34,16 +55,27 @@ class Planted:
     removed: Ints
 
 
-def plant_errors(clean: Boxes, sizes: Floats, category_count: int, rates: Mapping[str, float], rng: np.random.Generator) -> Planted:
+def plant_errors(
+    clean: Boxes,
+    sizes: Floats,
+    category_count: int,
+    rates: Mapping[str, float],
+    rng: np.random.Generator,
+    style: Style = STYLES["standard"],
+) -> Planted:
     """Plants each type into its own share of the boxes. sizes (N, 2) width and height in pixels; rates: issue type -> share of n.
 
     No annotation gets two errors. Where a type's condition cannot be met (a full image, one category only) fewer are planted.
     """
     n = len(clean)
-    order = rng.permutation(n)
-    chosen: dict[str, Ints] = {}
-    start = 0
-    for kind in ("overlooked", "swap", "badloc", "duplicate"):
+    order: Ints = rng.permutation(n)
+    left_out = round(n * rates.get("overlooked", 0.0))
+    if style.touching != 1:
+        first = _touching_first(clean, order, style.touching, rng)[:left_out]
+        order = np.concatenate([first, order[~np.isin(order, first)]])
+    chosen: dict[str, Ints] = {"overlooked": order[:left_out]}
+    start = left_out
+    for kind in ("swap", "badloc", "duplicate"):
         count = round(n * rates.get(kind, 0.0))
         chosen[kind], start = order[start : start + count], start + count
     if category_count < 2:
@@ -52,9 +84,12 @@ def plant_errors(clean: Boxes, sizes: Floats, category_count: int, rates: Mappin
     kind_of = np.full(n, "", dtype="<U10")
     xyxy, category = clean.xyxy.copy(), clean.category.copy()
     swapped = chosen["swap"]
-    category[swapped] = _other_category(category[swapped], category_count, rng)
+    if style.next_category:
+        category[swapped] = (category[swapped] + 1) % category_count
+    else:
+        category[swapped] = _other_category(category[swapped], category_count, rng)
     kind_of[swapped] = "swap"
-    moved, new_boxes = _move_boxes(clean.xyxy[chosen["badloc"]], sizes[clean.image_index[chosen["badloc"]]], rng)
+    moved, new_boxes = _move_boxes(clean.xyxy[chosen["badloc"]], sizes[clean.image_index[chosen["badloc"]]], style.badloc_iou, rng)
     xyxy[chosen["badloc"][moved]] = new_boxes[moved]
     kind_of[chosen["badloc"][moved]] = "badloc"
 
@@ -64,9 +99,9 @@ def plant_errors(clean: Boxes, sizes: Floats, category_count: int, rates: Mappin
     twin_boxes = _jitter_boxes(clean.xyxy[twins], sizes[clean.image_index[twins]], rng)
     twin_category = clean.category[twins].copy()
     if category_count > 1:
-        other = rng.random(len(twins)) >= SAME_CATEGORY_SHARE
+        other = rng.random(len(twins)) >= style.same_category
         twin_category[other] = _other_category(twin_category[other], category_count, rng)
-    extra = _spurious_boxes(clean, sizes, category_count, round(n * rates.get("spurious", 0.0)), rng)
+    extra = _spurious_boxes(clean, sizes, round(n * rates.get("spurious", 0.0)), style.copied, rng)
 
     image_index = np.concatenate([clean.image_index[kept], clean.image_index[twins], extra.image_index])
     sort = np.argsort(image_index, kind="stable")
@@ -84,9 +119,16 @@ def _other_category(category: Ints, category_count: int, rng: np.random.Generato
     return (category + rng.integers(1, category_count, len(category))) % category_count
 
 
-def _move_boxes(xyxy: Floats, size: Floats, rng: np.random.Generator) -> tuple[Mask, Floats]:
-    """Shifts and rescales until BADLOC_IOU[0] <= IoU <= BADLOC_IOU[1]; mask (n,) of those where it was reached, and boxes (n, 4)."""
-    low, high = BADLOC_IOU
+def _touching_first(clean: Boxes, order: Ints, factor: float, rng: np.random.Generator) -> Ints:
+    """A random order in which boxes that overlap others stand `factor` times likelier at the front."""
+    first, second, _ = overlapping_pairs(clean, clean, 0.0)
+    touching = np.isin(order, first[first != second])
+    return order[np.argsort(rng.exponential(size=len(order)) / np.where(touching, factor, 1.0), kind="stable")]
+
+
+def _move_boxes(xyxy: Floats, size: Floats, between: tuple[float, float], rng: np.random.Generator) -> tuple[Mask, Floats]:
+    """Shifts and rescales until the IoU lies `between`; mask (n,) of those where it was reached, and boxes (n, 4)."""
+    low, high = between
     return _redraw(xyxy, size, lambda iou: (iou >= low) & (iou <= high), 0.5, 0.5, rng)
 
 
@@ -114,8 +156,8 @@ def _redraw(
     return done, result
 
 
-def _spurious_boxes(clean: Boxes, sizes: Floats, category_count: int, count: int, rng: np.random.Generator) -> Boxes:
-    """Boxes of random annotations' sizes and categories at random places of random images, clear of every true box."""
+def _spurious_boxes(clean: Boxes, sizes: Floats, count: int, copied: bool, rng: np.random.Generator) -> Boxes:
+    """Boxes of random annotations' sizes and categories in random images, at random places or at their own, clear of every true box."""
     found: list[Boxes] = []
     missing = count
     for _ in range(TRIES):
@@ -125,7 +167,8 @@ def _spurious_boxes(clean: Boxes, sizes: Floats, category_count: int, count: int
         image = rng.integers(len(sizes), size=missing)
         side = clean.xyxy[model, 2:] - clean.xyxy[model, :2]
         room = sizes[image] - side
-        corner = rng.uniform(0, 1, (missing, 2)) * np.maximum(room, 0)
+        corner = clean.xyxy[model, :2] if copied else rng.uniform(0, 1, (missing, 2)) * np.maximum(room, 0)
+        room = np.minimum(room, sizes[image] - corner - side) if copied else room
         drawn = Boxes.sorted(
             image_index=image, category=clean.category[model], xyxy=np.concatenate([corner, corner + side], axis=1), score=room.min(axis=1)
         )

@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 from detclean.boxes import Boxes, Floats, Ints, Mask, aligned_intersection, box_area
 from detclean.dataset import Dataset
 from detclean.score.calibration import ANNOTATION_TYPES, Probabilities, compute_probabilities
-from detclean.score.evidence import PAIR_IOU, proposed_boxes, score_vectors
+from detclean.score.evidence import PAIR_IOU, compute_annotation_evidence, proposed_boxes, score_vectors
+from detclean.score.looks import Looks, draw_looks, leave_out_crowds
 from detclean.score.matching import best_pair_per, overlapping_pairs, sum_per
 from detclean.score.objectlab import ObjectLabScores, compute_objectlab_scores
 from detclean.score.rules import score_annotations_by_rules, score_candidates_by_rules
+from detclean.score.sources import NOTHING_GATHERED, Gathered, Sources
 
 CROWD_SHARE = 0.5  # a candidate that lies this much inside a crowd region is explained by it
 VOTE = 0.5  # a judge votes for an issue at this probability or score
@@ -26,46 +28,59 @@ VOTE = 0.5  # a judge votes for an issue at this probability or score
 class Scores:
     """annotations, candidates, images: the tables of the run folder with a few columns more (positions, proposals, votes).
 
-    facts: what a summary should say of how they came about: calibrated, cleanlab's cut-offs per category.
+    facts: what a summary should say of how they came about: calibrated, cleanlab's cut-offs per category. calibration: what was learnt
+    on the data set, as JSON.
     """
 
     annotations: pl.DataFrame
     candidates: pl.DataFrame
     images: pl.DataFrame
     facts: dict[str, Any]
+    calibration: bytes = b"{}"
 
 
 def score_dataset(
     dataset: Dataset,
     detections: Boxes,
     *,
+    gathered: Gathered = NOTHING_GATHERED,
     planting_rounds: int = 40,
     seed: int = 0,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Scores:
-    """Probabilities, cleanlab's scores and proposals for a data set and its out-of-fold detections (sorted by image, with score)."""
+    """Probabilities, cleanlab's scores and proposals for a data set and its out-of-fold detections (sorted by image, with score).
+
+    gathered: evidence from elsewhere, one row a look or a detection; the looks are those of `draw_dataset_looks` with the same seed.
+    """
     _check_detections(detections, dataset)
-    annotations, sizes, category_count = dataset.annotations, dataset.sizes, len(dataset.categories)
+    annotations, category_count = dataset.annotations, len(dataset.categories)
     crowd = np.zeros(len(annotations), bool) if annotations.is_crowd is None else annotations.is_crowd.astype(bool)
     judged = annotations[~crowd]
+    sources = Sources(draw_dataset_looks(dataset, seed), detections, dataset.sizes, category_count, gathered)
     probabilities = _leave_out_crowds(
-        compute_probabilities(judged, detections, sizes, category_count, rounds=planting_rounds, seed=seed, progress=progress),
-        detections,
-        annotations[crowd],
+        compute_probabilities(sources, rounds=planting_rounds, seed=seed, progress=progress), detections, annotations[crowd]
     )
     objectlab = compute_objectlab_scores(judged, detections, dataset.image_count, category_count)
-    annotation_table = _annotation_table(dataset, np.flatnonzero(~crowd), detections, probabilities, objectlab)
+    agreeing = _count_agreeing_repeats(sources)
+    annotation_table = _annotation_table(dataset, np.flatnonzero(~crowd), detections, probabilities, objectlab, agreeing)
     candidate_table = _candidate_table(dataset, detections, probabilities, objectlab)
     image_table = _image_table(dataset, annotation_table, candidate_table, objectlab)
     facts = {
         "calibrated": probabilities.calibrated,
+        "repeats": len(sources.repeats()),
+        "hardness_per_category": _mean_hardness(annotation_table, dataset.categories),
         "cleanlab_cut_offs": {
             name: {"low": round(float(low), 4), "high": round(float(high), 4)}
             for name, low, high in zip(dataset.categories, objectlab.low, objectlab.high, strict=True)
         },
         "cleanlab_images_flagged": int(objectlab.image_flag.sum()),
     }
-    return Scores(annotation_table, candidate_table, image_table, facts)
+    return Scores(annotation_table, candidate_table, image_table, facts, probabilities.document)
+
+
+def draw_dataset_looks(dataset: Dataset, seed: int) -> Looks:
+    """Every box of a data set that will be judged, the same for the same seed."""
+    return draw_looks(leave_out_crowds(dataset.annotations), dataset.sizes, len(dataset.categories), seed=seed)
 
 
 def _check_detections(detections: Boxes, dataset: Dataset) -> None:
@@ -120,7 +135,12 @@ def _corners(xyxy: Floats, prefix: str = "") -> dict[str, pl.Series]:
 
 
 def _annotation_table(
-    dataset: Dataset, positions: Ints, detections: Boxes, probabilities: Probabilities, objectlab: ObjectLabScores
+    dataset: Dataset,
+    positions: Ints,
+    detections: Boxes,
+    probabilities: Probabilities,
+    objectlab: ObjectLabScores,
+    agreeing: dict[str, Ints],
 ) -> pl.DataFrame:
     boxes = dataset.annotations[positions]
     category_count = len(dataset.categories)
@@ -145,7 +165,7 @@ def _annotation_table(
         "hardness": _hardness(boxes, detections, category_count),
         **{
             f"votes_{kind}": (per_type[kind] >= VOTE).astype(np.int64)
-            + (rules[kind] >= VOTE)
+            + agreeing[kind]
             + (np.nan_to_num(cleanlab[kind], nan=1.0) < VOTE if kind in cleanlab else 0)
             for kind in ANNOTATION_TYPES
         },
@@ -164,11 +184,28 @@ def _annotation_table(
     return pl.DataFrame(columns)
 
 
+def _count_agreeing_repeats(sources: Sources) -> dict[str, Ints]:
+    """By how many repeats' detections alone, read by plain rules, each annotation is wrong: issue type -> (n,)."""
+    context = sources.looks.boxes[sources.looks.given]
+    agreeing: dict[str, Ints] = {kind: np.zeros(len(context), np.int64) for kind in ANNOTATION_TYPES}
+    for detections in sources.repeats():
+        evidence = compute_annotation_evidence(context, detections, sources.sizes, sources.category_count)
+        for kind, score in score_annotations_by_rules(evidence).items():
+            agreeing[kind] += score >= VOTE
+    return agreeing
+
+
+def _mean_hardness(annotations: pl.DataFrame, categories: tuple[str, ...]) -> dict[str, float | None]:
+    means = dict(annotations.group_by("category").agg(pl.col("hardness").mean()).iter_rows())
+    return {name: None if name not in means else round(means[name], 4) for name in categories}
+
+
 def _candidate_table(dataset: Dataset, detections: Boxes, probabilities: Probabilities, objectlab: ObjectLabScores) -> pl.DataFrame:
     boxes = detections[probabilities.candidates]
     evidence = probabilities.candidate_evidence
     rules = score_candidates_by_rules(evidence)
     cleanlab = objectlab.overlooked[probabilities.candidates]
+    seen_by = evidence["seen_by"].to_numpy().astype(np.int64) if "seen_by" in evidence.columns else (rules >= VOTE).astype(np.int64)
     columns: dict[str, Any] = {
         **_identity(dataset, boxes.image_index),
         "category": _names(dataset.categories, boxes.category),
@@ -176,7 +213,7 @@ def _candidate_table(dataset: Dataset, detections: Boxes, probabilities: Probabi
         "score": boxes.score,
         "probability": probabilities.overlooked,
         "cleanlab_overlooked": pl.Series(cleanlab).fill_nan(None),
-        "votes": (probabilities.overlooked >= VOTE).astype(np.int64) + (rules >= VOTE) + (np.nan_to_num(cleanlab, nan=1.0) < VOTE),
+        "votes": (probabilities.overlooked >= VOTE).astype(np.int64) + seen_by + (np.nan_to_num(cleanlab, nan=1.0) < VOTE),
         "image_index": boxes.image_index,
         "overlap": evidence["overlap"],
     }

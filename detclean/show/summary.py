@@ -40,7 +40,7 @@ def open_console() -> Console:
 def print_summary(summary: Mapping[str, Any], issues: pl.DataFrame, run: Path, console: Console | None = None) -> None:
     """The end of a run: issues per type, the worst in words, the answer key if there is one, the folds, and what to open.
 
-    summary: as in summary.json; of it `folds` and `answers` are read where they are there. issues: as in issues.csv.
+    summary: as in summary.json; of it `folds`, `answers` and `crops` are read where they are there. issues: as in issues.csv.
     """
     console = console or open_console()
     _print_counts(issues, console)
@@ -49,6 +49,8 @@ def print_summary(summary: Mapping[str, Any], issues: pl.DataFrame, run: Path, c
         _print_answers(summary["answers"], console)
     if summary.get("folds"):
         _print_folds(summary["folds"], console)
+    if summary.get("crops"):
+        _print_crops(summary["crops"], console)
     _print_outputs(run, console)
 
 
@@ -113,6 +115,18 @@ def _print_folds(folds: Sequence[Mapping[str, Any]], console: Console) -> None:
         repeat = f" of repeat {fold['repeat'] + 1}" if fold.get("repeat") else ""
         table.add_row(f"{fold['fold'] + 1}{repeat}", str(fold["images"]), _score(fold.get("map50")), _score(fold.get("map")))
     _print_table("The detectors, each on the images it never saw", table, console)
+
+
+def _print_crops(crops: Mapping[str, Any], console: Console) -> None:
+    """For which categories crop classifiers took over from the detectors and why, and for which weak ones they could not."""
+    if not crops["weak"]:
+        return
+    taken = {entry["category"] for entry in crops["took_over"]}
+    table = _make_table(console, "category", "held-out AP50", "crops that agree", "judged by")
+    for entry in crops["weak"]:
+        judge = "its crops" if entry["category"] in taken else "detectors and crops"
+        table.add_row(clean_text(entry["category"]), _score(entry["ap"]), _share(entry["agreement"]), judge)
+    _print_table("Categories that the detectors hardly know", table, console)
 
 
 def _print_outputs(run: Path, console: Console) -> None:

@@ -1,0 +1,134 @@
+"""What a training is told: Ultralytics' arguments with detclean's own rules, the devices to use, weights that are really there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from detclean.dataset import Dataset
+from detclean.detect.yolo_process import Display, describe_end, end_job, start_job
+from detclean.errors import ConfigError, StageError
+from detclean.files import write_whole
+
+THREADS_A_FOLD = 8  # as many as Ultralytics itself uses for a training on a CPU
+RAM_CACHE_BYTES = 2**30  # decoded images are kept in memory up to this size, all folds in training together
+PREDICT_DEFAULTS: dict[str, Any] = {"conf": 0.01, "iou": 0.6, "max_det": 300, "imgsz": None, "batch": 16}
+
+# What detclean decides about a training, whatever the configuration says.
+OVERRULED = {
+    "val": False,
+    "plots": False,
+    "save": True,
+    "save_period": -1,
+    "patience": 0,
+    "project": None,
+    "name": None,
+    "exist_ok": True,
+}
+
+# Everything of Ultralytics that would talk to a service or another package.
+PRIVATE_SETTINGS = {
+    "sync": False,
+    "api_key": "",
+    "openai_api_key": "",
+    **dict.fromkeys(("clearml", "comet", "dvc", "hub", "mlflow", "neptune", "raytune", "tensorboard", "wandb", "vscode_msg"), False),
+}
+
+
+def count_cores() -> int:
+    """The cores that this process may use, a container's quota included."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = Path("/sys/fs/cgroup/cpu.max")
+    if quota.is_file():
+        allowed, _, period = quota.read_text().partition(" ")
+        if allowed != "max":
+            cores = min(cores, max(1, int(allowed) // int(period)))
+    return cores
+
+
+def complete_predict(predict: Mapping[str, Any]) -> dict[str, Any]:
+    """Every setting of looking at images. Raises ConfigError for one that is none."""
+    for name in predict:
+        if name not in PREDICT_DEFAULTS:
+            close = get_close_matches(name, PREDICT_DEFAULTS, 1)
+            known = f"did you mean predict.{close[0]}?" if close else f"known are {', '.join(PREDICT_DEFAULTS)}"
+            raise ConfigError(f"predict.{name}: no such setting; {known}")
+    return PREDICT_DEFAULTS | dict(predict)
+
+
+def complete_train(train: Mapping[str, Any], dataset: Dataset, slots: list[str], seed: int, display: Display) -> dict[str, Any]:
+    """The training arguments as each fold gets them, but for the data and the device."""
+    settings = {"seed": seed} | dict(train)
+    for name in settings.keys() & OVERRULED.keys():
+        if settings[name] != OVERRULED[name]:
+            display.log(f"train.{name} is not used: each fold's model is its last, and no held-out label is looked at in training")
+    settings |= OVERRULED
+    if settings.get("cache") == "disk":
+        display.log("train.cache=disk is not used: folds share one copy of the images")
+        settings["cache"] = False
+    imgsz, batch = settings.get("imgsz", 640), settings.get("batch", 16)
+    if "cache" not in settings and isinstance(imgsz, int):
+        settings["cache"] = "ram" if 3 * imgsz**2 * dataset.image_count * len(slots) <= RAM_CACHE_BYTES else False
+    # One step a batch: Ultralytics' nominal batch of 64 leaves a small data set with a handful of steps an epoch.
+    if isinstance(batch, int) and batch > 0:
+        settings.setdefault("nbs", batch)
+    settings.setdefault("workers", min(8, max(1, count_cores() // len(slots))))
+    return settings
+
+
+def choose_slots(device: Any, cuda_devices: int, job_count: int, workers: int | None) -> list[str]:
+    """One device name for each fold that is trained at a time."""
+    text = ",".join(map(str, device)) if isinstance(device, (list, tuple)) else str("auto" if device is None else device).lower()
+    names = [name.strip().removeprefix("cuda:") for name in text.split(",")]
+    if text in ("auto", "", "-1", "cuda"):
+        names = [str(index) for index in range(cuda_devices)] or ["cpu"]
+        if text == "cuda" and not cuda_devices:
+            raise ConfigError("train.device: cuda, but PyTorch finds no CUDA device here; use train.device=cpu")
+    for name in names:
+        if name not in ("cpu", "mps") and not name.isdigit():
+            raise ConfigError(f"train.device: {text} is no device; use auto, cpu, mps, or numbers of CUDA devices such as 0,1")
+        if name.isdigit() and int(name) >= cuda_devices:
+            raise ConfigError(f"train.device: {text}, but PyTorch finds {cuda_devices} CUDA devices here; use auto or cpu")
+    if names == ["cpu"]:
+        names *= min(job_count, workers or count_cores())
+    return names[: max(1, min(job_count, workers or len(names)))]
+
+
+def prepare(dataset: Dataset, out: Path, model: str, train: Mapping[str, Any]) -> dict[str, Any]:
+    """Checks arguments and weights in a child, as Ultralytics must be imported for it. Raises ConfigError and StageError."""
+    folder = out / "prepare"
+    folder.mkdir(parents=True, exist_ok=True)
+    (out / "weights").mkdir(exist_ok=True)
+    write_whole(out / "ultralytics" / "Ultralytics" / "settings.json", orjson.dumps(_private_settings(out)))
+    chosen = {name: value for name, value in train.items() if name != "device"}
+    job = {
+        "task": "prepare",
+        "model": os.path.abspath(model) if Path(model).is_file() else model,
+        "weights_folder": str(out / "weights"),
+        "train": chosen,
+        "categories": dataset.categories,
+        "threads": 1,
+        "answer": str(folder / "answer.json"),
+    }
+    (folder / "answer.json").unlink(missing_ok=True)
+    process = start_job(job, folder, offline=Path(model).exists() or model.endswith((".yaml", ".yml")))
+    try:
+        code = process.wait()
+    finally:
+        end_job(process)
+    if code or not (folder / "answer.json").exists():
+        raise StageError(f"Ultralytics cannot be used: {describe_end(code, folder / 'train.log')}")
+    answer: dict[str, Any] = orjson.loads((folder / "answer.json").read_bytes())
+    if "error" in answer:
+        raise {"ConfigError": ConfigError}.get(answer["error"], StageError)(answer["message"])
+    return answer
+
+
+def _private_settings(out: Path) -> dict[str, Any]:
+    places = {name: str(out / "ultralytics") for name in ("datasets_dir", "weights_dir")} | {"runs_dir": str(out / "ultralytics" / "runs")}
+    return PRIVATE_SETTINGS | places

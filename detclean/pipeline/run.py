@@ -1,0 +1,202 @@
+"""A run: the tuple of stages, and what a person finds in the run folder afterwards."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import orjson
+import polars as pl
+
+from detclean import __version__
+from detclean.config import Config, config_as_yaml
+from detclean.dataset import ISSUE_TYPES, open_dataset
+from detclean.files import write_whole
+from detclean.pipeline import steps
+from detclean.pipeline.steps import read_table
+from detclean.score.answers import compare_with_answers, read_answers
+from detclean.show.progress import Display
+from detclean.stages import Stage, StageResult, lock_run, run_stages
+
+PACKAGES = ("ultralytics", "torch", "cleanlab", "numpy", "scikit-learn", "polars", "opencv-python")
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished run: its folder, what summary.json says, the issues as in issues.csv."""
+
+    folder: Path
+    summary: dict[str, Any]
+    issues: pl.DataFrame
+
+
+def run_pipeline(config: Config, display: Display) -> RunResult:
+    """Everything from the data set to the run folder; stages that are complete and not stale are not repeated."""
+    folder = config.folder
+    if config.answers is not None:
+        read_answers(config.answers)  # a key that cannot be read should not first be noticed after the training
+    with lock_run(folder):
+        results = run_stages(_all_stages(config), folder, stage_settings(config), display)
+        _publish(results["export"], folder)
+        write_whole(folder / "config.yaml", config_as_yaml(config))  # not before: it has to say what the results beside it came from
+        issues = read_table(folder / "issues.parquet")
+        summary = _summarise(config, results, issues)
+        write_whole(folder / "summary.json", orjson.dumps(summary, option=orjson.OPT_INDENT_2))
+    return RunResult(folder, summary, issues)
+
+
+def detection_stages(config: Config) -> tuple[Stage, ...]:
+    """The stages from the data set to all that is gathered about its boxes. Nothing is trained for detections that the user brings."""
+    before = (Stage("load", steps.load, content_addressed=True), Stage("audit", steps.audit, needs=("load",)))
+    places: dict[str, Any] = {"workers": None if config.workers == "auto" else config.workers, "device": config.train.get("device")}
+    folds = Stage("folds", steps.fold, needs=("load", "audit"))
+    crops = Stage("crops", partial(steps.classify, **places), needs=("load", "folds", "detect"), resumable=True)
+    if config.predictions is not None:
+        brought = (*before, Stage("detect", steps.bring, needs=("load",)))
+        return (*brought, folds, crops) if config.crops == "always" else brought
+    train = Stage("train", partial(steps.train, workers=places["workers"]), needs=("load", "folds"), resumable=True)
+    dynamics = Stage("dynamics", steps.record_dynamics, needs=("load",), resumable=True)
+    trained = {"kfold": (train,), "loss": (dynamics,), "both": (train, dynamics)}[config.method]
+    looking = Stage("detect", partial(steps.detect, **places), needs=("load", "folds", trained[0].name), resumable=True)
+    looked = (*before, folds, *trained, looking)
+    return looked if config.crops == "never" else (*looked, replace(crops, needs=(*crops.needs, trained[0].name)))
+
+
+def score_stage(stages: Sequence[Stage], name: str = "score") -> Stage:
+    """Scoring, with whatever evidence the stages before it gather."""
+    gathered = tuple(stage.name for stage in stages if stage.name in ("dynamics", "crops"))
+    return Stage(name, steps.score, needs=("load", "detect", *gathered), version=2)
+
+
+def _all_stages(config: Config) -> tuple[Stage, ...]:
+    before = detection_stages(config)
+    folds = ("folds",) if any(stage.name == "folds" for stage in before) else ()
+    return (
+        *before,
+        score_stage(before),
+        Stage("issues", steps.issues, needs=("load", "score")),
+        Stage("export", steps.export, needs=("load", "audit", *folds, "detect", "score", "issues")),
+    )
+
+
+def stage_settings(config: Config) -> dict[str, Any]:
+    """What of the configuration each stage depends on."""
+    common = config.model_dump(mode="json")
+    train = {name: common[name] for name in ("model", "train")} | {"seed": config.folds.seed, "weights": _digest_of(config.model)}
+    if isinstance(config.train.get("pretrained"), str):
+        train["pretrained"] = _digest_of(config.train["pretrained"])
+    brought = {"predictions": str(config.predictions), "digest": _digest_of(config.predictions)} if config.predictions else None
+    return {
+        "load": {"data": str(config.data), "images": common["images"], "split": config.split},
+        "folds": {**common["folds"], "split": config.split} | ({"k": 1, "repeats": 1} if config.method == "loss" else {}),
+        "train": train,
+        "dynamics": train | {"looks": config.score.seed},
+        "detect": brought or {"predict": common["predict"], "seed": config.score.seed, "votes": config.votes},
+        "crops": {"crops": config.crops, "seed": config.score.seed, "fliplr": config.train.get("fliplr", 0.5)},
+        "score": common["score"],
+        "issues": common["issues"],
+        "export": {**common["clean"], **common["export"], "final": os.path.abspath(config.folder)},
+    }
+
+
+def _digest_of(path: str | Path) -> str | None:
+    """A digest of a file's bytes, or of a folder's names, sizes and times; None where the name is no file here."""
+    path = Path(path)
+    if path.is_file():
+        with open(path, "rb") as f:
+            return hashlib.file_digest(f, "sha256").hexdigest()
+    if path.is_dir():
+        entries = sorted((file.as_posix(), file.stat().st_size, file.stat().st_mtime_ns) for file in path.rglob("*") if file.is_file())
+        return hashlib.sha256(repr(entries).encode()).hexdigest()
+    return None
+
+
+def _publish(export: StageResult, folder: Path) -> None:
+    """The export stage's files at the top of the run folder. A marker, written last, says which export they are."""
+    marker = folder / "stages" / "published"
+    entries = [entry for entry in sorted(export.folder.iterdir()) if entry.name not in ("seconds.json", "facts.json")]
+    if marker.exists() and marker.read_text() == export.fingerprint and all((folder / entry.name).exists() for entry in entries):
+        return
+    marker.unlink(missing_ok=True)  # from here until the end the folder may hold files of two exports
+    for entry in entries:
+        place, beside = folder / entry.name, folder / f"{entry.name}.partial"
+        _remove(beside)
+        if entry.is_dir():
+            shutil.copytree(entry, beside, symlinks=True)
+            _remove(place)
+        else:
+            shutil.copyfile(entry, beside)
+        os.replace(beside, place)
+    published = {entry.name for entry in entries}
+    for name in ("issues.csv", "issues.coco.json", "issues_yolo", "worst.jpg"):  # left by an export with other formats
+        if name not in published:
+            _remove(folder / name)
+    write_whole(marker, export.fingerprint)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _summarise(config: Config, results: dict[str, StageResult], issues: pl.DataFrame) -> dict[str, Any]:
+    """What summary.json holds: counts, expected and realised figures, seconds per stage, versions."""
+    folders = {name: result.folder for name, result in results.items()}
+    dataset = open_dataset(folders["load"] / "part")
+    quality = orjson.loads((folders["detect"] / "quality.json").read_bytes())
+    scored = orjson.loads((folders["score"] / "facts.json").read_bytes())
+    findings = pl.read_csv(config.folder / "findings.csv", infer_schema=False, glob=False)
+    per_type = {
+        kind: {
+            "issues": (mine := issues.filter(pl.col("issue_type") == kind)).height,
+            "expected_wrong": round(float(mine["probability"].sum()), 2),
+            "noisy": mine.filter(pl.col("verdict") == "noisy").height,
+        }
+        for kind in ISSUE_TYPES
+    }
+    summary: dict[str, Any] = {
+        "detclean": __version__,
+        "name": config.name,
+        "data": str(config.data),
+        "split": config.split,
+        "images": dataset.image_count,
+        "annotations": len(dataset.annotations),
+        "categories": list(dataset.categories),
+        "issues": {
+            "total": issues.height,
+            "expected_wrong": round(float(issues["probability"].sum()), 2),
+            "expected_precision": round(float(issues["probability"].to_numpy().mean()), 4) if issues.height else None,
+            "per_type": per_type,
+        },
+        "cleaned": orjson.loads((folders["export"] / "facts.json").read_bytes()) | {"strategy": config.clean.strategy},
+        "findings": {severity: findings.filter(pl.col("severity") == severity).height for severity in ("error", "warning", "note")},
+        "folds": quality["folds"],
+        "per_category": quality["per_category"],
+        **scored,
+        "seconds": {name: round(result.seconds, 2) for name, result in results.items()},
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+    }
+    if "folds" in folders:
+        summary["grouping"] = orjson.loads((folders["folds"] / "facts.json").read_bytes())
+    if "crops" in folders:
+        summary["crops"] = orjson.loads((folders["crops"] / "facts.json").read_bytes())
+    if config.answers is not None:
+        summary["answers"] = compare_with_answers(issues, config.answers)
+    return summary
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
