@@ -25,8 +25,8 @@ from detclean.errors import ConfigError, StageError
 
 BATCH = 16  # images looked at together
 CROP_MODEL = "yolo11n-cls.yaml"
-CROP_SIDE = 32  # px: what a digit or a cell needs, at half the cost of 64
-CROPS_SEEN = 36_000  # by a classifier in all its epochs, unless their number is given: one minute of one core at 32 px
+CROP_SIDE = 32  # px: half the cost of 64, which was not compared to the end
+CROPS_SEEN = 36_000  # in a training, over its epochs: about two minutes of one core for YOLO11n
 EPOCHS_BETWEEN = (5, 30)
 MOST_CROPS = 20_000  # that a classifier is trained on in an epoch
 BACKGROUND_SHARE = 0.25  # of these crops, at most

@@ -16,11 +16,11 @@ import polars as pl
 from detclean.boxes import Floats, Ints, Mask
 
 CROSS_FITS = 4  # parts of the images, each judged by a model that saw the others only
-ROUNDS = 80
+ROUNDS = 160
 PARAMETERS: dict[str, Any] = {
     "objective": "binary:logistic",
     "base_score": 0.5,
-    "eta": 0.1,
+    "eta": 0.05,
     "max_depth": 4,
     "min_child_weight": 3.0,
     "lambda": 2.0,

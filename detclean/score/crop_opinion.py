@@ -82,7 +82,12 @@ class CropOpinion:
             if poor:
                 entries.append({"category": name, "ap": quality[name] or 0.0, "agreement": agreement})
                 taken += entries[-1:] if agreement is not None and agreement >= GOOD_AGREEMENT else []
-        return {**self._facts, "weak": entries, "took_over": taken}
+        told = {judge: {**facts, "overlapping": _with_names(facts["overlapping"], categories)} for judge, facts in self._facts.items()}
+        return {**told, "weak": entries, "took_over": taken}
+
+
+def _with_names(overlapping: Sequence[Mapping[str, Any]], categories: Sequence[str]) -> list[dict[str, Any]]:
+    return [{**pair, "first": categories[pair["first"]], "second": categories[pair["second"]]} for pair in overlapping]
 
 
 def find_weak_categories(category: Ints, average_precision: Sequence[float | None]) -> Mask:
