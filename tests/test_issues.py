@@ -25,7 +25,7 @@ NONE = {"p_badloc": 0.0, "p_swap": 0.0, "p_spurious": 0.0, "p_duplicate": 0.0, "
 def whole() -> tuple[Dataset, Boxes, Scores]:
     """Planted errors, judged by the calibrated models."""
     dataset, found, _, _ = make_case(40)
-    return dataset, found, score_dataset(dataset, found, planting_rounds=1)
+    return dataset, found, score_dataset(dataset, found, planting_rounds=6)
 
 
 @pytest.fixture(scope="module")

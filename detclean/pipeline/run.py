@@ -73,7 +73,7 @@ def detection_stages(config: Config) -> tuple[Stage, ...]:
 def score_stage(stages: Sequence[Stage], name: str = "score") -> Stage:
     """Scoring, with whatever evidence the stages before it gather."""
     gathered = tuple(stage.name for stage in stages if stage.name in ("dynamics", "crops"))
-    return Stage(name, steps.score, needs=("load", "detect", *gathered), version=3)
+    return Stage(name, steps.score, needs=("load", "detect", *gathered), version=4)
 
 
 def _all_stages(config: Config) -> tuple[Stage, ...]:

@@ -29,7 +29,7 @@ DOUBTFUL_SHARE = 0.25  # of labels wrong in one way: a share this large says rat
 DOUBTFUL_CANDIDATES = 0.6  # the same of candidates, most of which may well be objects where only confident detections are given
 LEAST_WEIGHT = 0.02  # of an example that is surely wrong, in the second fit
 SPURIOUS_FLOOR = 0.01  # share of spurious boxes that is believed where the other types are rarer still
-TAILS = (0.1, 0.8)  # quantiles of the planted between which tails are compared; beyond, too few rows decide
+TAILS = (0.1, 0.5)  # quantiles of the planted between which tails are compared; few real errors are as plain as the plainest planted
 LEEWAY = 0.35  # standard errors of a count by which it is raised: the least of many noisy ratios is too small
 BELIEVED = {"badloc": 0.6, "swap": 0.6}  # of the largest share: detectors misplace and confuse by themselves what is right but hard
 
