@@ -118,7 +118,10 @@ def lock_run(folder: Path) -> Iterator[None]:
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
-        yield
+        try:
+            yield
+        finally:  # closing is not enough: cleanlab forks workers that live on and share the open file
+            fcntl.flock(lock, fcntl.LOCK_UN)
 
 
 def compute_fingerprint(stage: Stage, settings: Any, needed: Sequence[str]) -> str:

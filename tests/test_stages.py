@@ -211,3 +211,18 @@ def test_sigkill_loses_only_the_stage_it_met(tmp_path: Path, display: Display) -
     assert ran == ["slow"]
     assert (results["quick"].reused, results["slow"].reused) == (True, False)
     assert not (results["slow"].folder / "y").exists()
+
+
+def test_a_child_that_lives_on_does_not_keep_the_run(tmp_path: Path) -> None:
+    """Libraries fork workers while a run is held, and a fork shares the open lock file."""
+    with lock_run(tmp_path):
+        child = os.fork()
+        if child == 0:
+            time.sleep(60)
+            os._exit(0)
+    try:
+        with lock_run(tmp_path):
+            pass
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
