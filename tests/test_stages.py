@@ -213,6 +213,7 @@ def test_sigkill_loses_only_the_stage_it_met(tmp_path: Path, display: Display) -
     assert not (results["slow"].folder / "y").exists()
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_child_that_lives_on_does_not_keep_the_run(tmp_path: Path) -> None:
     """Libraries fork workers while a run is held, and a fork shares the open lock file."""
     with lock_run(tmp_path):
