@@ -5,12 +5,21 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 import pytest
-from simulated import detect, make_truth
+from simulated import as_dataset, detect, make_truth
 
 from detclean.boxes import Boxes, aligned_iou
 from detclean.score import looks as drawing
+from detclean.score.issues import select_issues
 from detclean.score.looks import Looks, draw_looks, draw_round, leave_out_crowds
-from detclean.score.sources import Gathered, Sources, gather_annotation_evidence, gather_candidate_evidence, spread_over_looks
+from detclean.score.scores import score_dataset
+from detclean.score.sources import (
+    Gathered,
+    Sources,
+    gather_annotation_evidence,
+    gather_candidate_evidence,
+    leave_out_blind,
+    spread_over_looks,
+)
 
 RATES = dict.fromkeys(("overlooked", "swap", "badloc", "duplicate", "spurious"), 0.06)
 
@@ -104,10 +113,26 @@ def test_where_the_detector_is_blind_only_independent_evidence_is_heard(truth: t
     boxes, sizes = truth
     blind = np.array([False, True, False, False, False])
     gathered = Gathered((pl.DataFrame({"crop_same": np.ones(len(looks))}),), blind=blind)
-    table = gather_annotation_evidence(Sources(looks, detect(boxes, sizes), sizes, 5, gathered), looks.given)
+    evidence = gather_annotation_evidence(Sources(looks, detect(boxes, sizes), sizes, 5, gathered), looks.given)
+    assert evidence["same_50"].null_count() == 0  # what a person is told stays whole
+    table = leave_out_blind(evidence, boxes.category, blind)
     unheard = boxes.category == 1
     assert (table["same_50"].is_null().to_numpy() == unheard).all()
     assert table["crop_same"].null_count() == table["log_area"].null_count() == 0
+
+
+def test_a_blind_category_is_judged_and_reported_whole(truth: tuple[Boxes, np.ndarray], looks: Looks) -> None:
+    boxes, sizes = truth
+    dataset = as_dataset(boxes, sizes)
+    crops = pl.DataFrame({"crop_same": np.where(looks.kind == "swap", 0.1, 0.9)})
+    own = draw_looks(dataset.annotations, sizes, 5, seed=3)
+    np.testing.assert_array_equal(own.kind, looks.kind)
+    scores = score_dataset(dataset, detect(boxes, sizes), gathered=Gathered((crops,), blind=np.arange(5) == 1), planting_rounds=2, seed=3)
+    numbers = scores.annotations.select(pl.col("^(p_|rule_|score_|best_).*$"))
+    assert numbers.null_count().sum_horizontal().item() == 0
+    assert np.isfinite(numbers.to_numpy()).all()
+    issues = select_issues(scores, dataset, budget=40)
+    assert issues["reason"].null_count() == 0
 
 
 def test_opinions_of_several_repeats_are_averaged_and_their_differences_told(truth: tuple[Boxes, np.ndarray], looks: Looks) -> None:

@@ -19,7 +19,15 @@ from detclean.score.evidence import MATCH_IOU, find_candidates
 from detclean.score.looks import draw_round
 from detclean.score.matching import best_pair_per, overlapping_pairs
 from detclean.score.rules import score_annotations_by_rules, score_candidates_by_rules
-from detclean.score.sources import INDEPENDENT, NAMES, SECOND_OPINION, Sources, gather_annotation_evidence, gather_candidate_evidence
+from detclean.score.sources import (
+    INDEPENDENT,
+    NAMES,
+    SECOND_OPINION,
+    Sources,
+    gather_annotation_evidence,
+    gather_candidate_evidence,
+    leave_out_blind,
+)
 
 ANNOTATION_TYPES = ("badloc", "swap", "spurious", "duplicate")
 PLANTING_RATE = 0.06  # of the annotations, each type: enough to learn from, too few to change what an image looks like
@@ -92,12 +100,13 @@ def compute_probabilities(
         of_objects.append(objects)
         progress(i + 1, rounds)
     lessons, image = Examples.join(of_boxes), annotations.image_index
+    told = leave_out_blind(given, annotations.category, sources.gathered.blind)
     columns = _numbers(given).columns
     judges = [[name for name in columns if not name.startswith(SECOND_OPINION)]]
     if len(judges[0]) < len(columns):  # joined in one model the second would be believed too much: it was trained on the wrong labels
         judges.append([name for name in columns if name.startswith(SECOND_OPINION) or name in INDEPENDENT])
     opinions = [
-        _judge(replace(lessons, evidence=lessons.evidence.select(own)), given.select(own), image, folds, ANNOTATION_TYPES) for own in judges
+        _judge(replace(lessons, evidence=lessons.evidence.select(own)), told.select(own), image, folds, ANNOTATION_TYPES) for own in judges
     ]
     judged, document = np.mean([opinion for opinion, _ in opinions], axis=0), b", ".join(text for _, text in opinions)
     objects_judged, object_document = _judge(
@@ -116,7 +125,8 @@ def _plant_round(sources: Sources, given_candidates: Ints, rng: np.random.Genera
     code = {"": 0} | {kind: 1 + i for i, kind in enumerate(ANNOTATION_TYPES)}
     target = np.array([code[kind] for kind in looks.kind[planted.rows].tolist()], dtype=np.int64)
     known = np.where(target == 0, looks.annotation[planted.rows], -1)
-    boxes = Examples(_numbers(gather_annotation_evidence(sources, planted.rows)), target, context.image_index, known)
+    evidence = leave_out_blind(gather_annotation_evidence(sources, planted.rows), context.category, sources.gathered.blind)
+    boxes = Examples(_numbers(evidence), target, context.image_index, known)
 
     candidates = find_candidates(context, detections)
     claimed = _claim(looks.boxes[looks.given[planted.removed]], detections[candidates])

@@ -61,7 +61,7 @@ def score_dataset(
         compute_probabilities(sources, rounds=planting_rounds, seed=seed, progress=progress), detections, annotations[crowd]
     )
     objectlab = compute_objectlab_scores(judged, detections, dataset.image_count, category_count)
-    agreeing = _count_agreeing_repeats(sources)
+    agreeing = _count_agreeing_repeats(sources, probabilities.evidence)
     annotation_table = _annotation_table(dataset, np.flatnonzero(~crowd), detections, probabilities, objectlab, agreeing)
     candidate_table = _candidate_table(dataset, detections, probabilities, objectlab)
     image_table = _image_table(dataset, annotation_table, candidate_table, objectlab)
@@ -184,13 +184,15 @@ def _annotation_table(
     return pl.DataFrame(columns)
 
 
-def _count_agreeing_repeats(sources: Sources) -> dict[str, Ints]:
-    """By how many repeats' detections alone, read by plain rules, each annotation is wrong: issue type -> (n,)."""
-    context = sources.looks.boxes[sources.looks.given]
+def _count_agreeing_repeats(sources: Sources, evidence: pl.DataFrame) -> dict[str, Ints]:
+    """By how many repeats' detections alone, read by plain rules, each annotation is wrong: issue type -> (n,). evidence: of all."""
+    context, repeats = sources.looks.boxes[sources.looks.given], sources.repeats()
+    opinions = [evidence]
+    if len(repeats) > 1:
+        opinions = [compute_annotation_evidence(context, one, sources.sizes, sources.category_count) for one in repeats]
     agreeing: dict[str, Ints] = {kind: np.zeros(len(context), np.int64) for kind in ANNOTATION_TYPES}
-    for detections in sources.repeats():
-        evidence = compute_annotation_evidence(context, detections, sources.sizes, sources.category_count)
-        for kind, score in score_annotations_by_rules(evidence).items():
+    for opinion in opinions:
+        for kind, score in score_annotations_by_rules(opinion).items():
             agreeing[kind] += score >= VOTE
     return agreeing
 

@@ -61,13 +61,16 @@ def gather_annotation_evidence(sources: Sources, rows: Ints) -> pl.DataFrame:
     context = sources.looks.boxes[rows]
     parts = [compute_annotation_evidence(context, one, sources.sizes, sources.category_count) for one in sources.repeats()]
     table = pl.concat([_average(parts), *(at[rows] for at in sources.gathered.looks)], how="horizontal")
-    table = table.with_columns(_compare_with_twin(table))
-    blind = sources.gathered.blind
+    return table.with_columns(_compare_with_twin(table))
+
+
+def leave_out_blind(evidence: pl.DataFrame, category: Ints, blind: Mask | None) -> pl.DataFrame:
+    """Evidence to learn from (r rows, of boxes of `category` (r,)), without what detectors say where they are blind (K,)."""
     if blind is None or not blind.any():
-        return table
-    unheard = pl.Series(blind[context.category])
-    detectors = [name for name in table.columns if name not in INDEPENDENT and "crop_" not in name]
-    return table.with_columns(pl.when(unheard).then(None).otherwise(pl.col(name)).alias(name) for name in detectors)
+        return evidence
+    unheard = pl.Series(blind[category])
+    detectors = [name for name in evidence.columns if name not in INDEPENDENT and "crop_" not in name]
+    return evidence.with_columns(pl.when(unheard).then(None).otherwise(pl.col(name)).alias(name) for name in detectors)
 
 
 def _compare_with_twin(table: pl.DataFrame) -> list[pl.Series]:
