@@ -54,15 +54,7 @@ def embed_boxes(
     display = display or Silence()
     out, trained = out.resolve(), trained.resolve()
     parts = list_folds(folds)
-    jobs = [
-        Job(
-            f"features of {part.key}",
-            out / "folds" / part.name,
-            out / "folds" / part.name / "features.npz",
-            {"repeat": part.repeat, "fold": part.fold, "weights": str(part.weights(trained))},
-        )
-        for part in parts
-    ]
+    jobs = [_job("features", part, out, {"weights": str(part.weights(trained))}) for part in parts]
     pending = [job for job in jobs if not job.marker.exists()]
     if pending:
         prepared = prepare(dataset, out, jobs[0].settings["weights"], {})
@@ -104,15 +96,7 @@ def classify_crops(
     display = display or Silence()
     out = out.resolve()
     parts = list_folds(folds)
-    jobs = [
-        Job(
-            f"crops of {part.key}",
-            out / "folds" / part.name,
-            out / "folds" / part.name / "probability.npz",
-            {"repeat": part.repeat, "fold": part.fold},
-        )
-        for part in parts
-    ]
+    jobs = [_job("probability", part, out, {}) for part in parts]
     pending = [job for job in jobs if not job.marker.exists()]
     if pending:
         model = _find_crop_model(model)
@@ -138,6 +122,12 @@ def classify_crops(
     probability = _gather(jobs, parts, "probability", (len(folds), len(boxes)))
     _tidy(out, parts)
     return probability
+
+
+def _job(answer: str, part: Fold, out: Path, settings: dict[str, Any]) -> Job:
+    folder = out / "folds" / part.name
+    name = {"features": "features", "probability": "crops"}[answer]
+    return Job(f"{name} of {part.key}", folder, folder / f"{answer}.npz", {"repeat": part.repeat, "fold": part.fold, **settings})
 
 
 def _find_crop_model(model: str) -> str:

@@ -18,11 +18,9 @@ import numpy as np
 import polars as pl
 import torch
 from torchvision.ops import roi_align
-from ultralytics.data.augment import LetterBox
-from ultralytics.nn.tasks import load_checkpoint
 
 from detclean.boxes import Floats
-from detclean.detect.yolo_predict import as_tensor, read_pictures
+from detclean.detect.yolo_predict import as_tensor, open_model, read_pictures
 from detclean.detect.yolo_train import report
 from detclean.files import write_whole
 
@@ -39,11 +37,7 @@ def embed_fold(job: dict[str, Any]) -> None:
     images = pl.read_parquet(folder / "images.parquet", glob=False)  # image_index, path, width, height
     asked = pl.read_parquet(folder / "asked.parquet", glob=False)  # row, image_index (sorted), category, x1, y1, x2, y2
     xyxy = asked.select("x1", "y1", "x2", "y2").to_numpy()
-    device = torch.device(f"cuda:{job['device']}" if job["device"].isdigit() else job["device"])
-    model, checkpoint = load_checkpoint(job["weights"], device=device)
-    model.end2end = False
-    model.fuse(verbose=False)
-    letterbox = LetterBox(job["imgsz"] or checkpoint["train_args"]["imgsz"])  # square, as in training
+    device, model, letterbox = open_model(job, job["imgsz"])
     maps: list[torch.Tensor] = []
     for branch in model.model[-1].cv3:  # one a level, fine to coarse
         branch[-1].register_forward_pre_hook(lambda layer, inputs: maps.append(inputs[0]))

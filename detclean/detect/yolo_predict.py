@@ -37,11 +37,7 @@ def predict_fold(job: dict[str, Any]) -> None:
     folder, settings = Path(job["folder"]), job["predict"]
     images = pl.read_parquet(folder / "images.parquet", glob=False)  # image_index, path, width, height
     asked = _Asked(pl.read_parquet(folder / "asked.parquet", glob=False))
-    device = torch.device(f"cuda:{job['device']}" if job["device"].isdigit() else job["device"])
-    model, checkpoint = load_checkpoint(job["weights"], device=device)
-    model.end2end = False  # the head that reports every anchor with all its scores
-    model.fuse(verbose=False)
-    letterbox = LetterBox(settings["imgsz"] or checkpoint["train_args"]["imgsz"])  # square, as in training
+    device, model, letterbox = open_model(job, settings["imgsz"])
     parts = folder / "parts"
     shutil.rmtree(parts, ignore_errors=True)
     parts.mkdir()
@@ -63,6 +59,15 @@ def predict_fold(job: dict[str, Any]) -> None:
         pl.scan_parquet(sorted(parts.glob(f"{name}-*.parquet")), glob=False).sink_parquet(parts / "all")
         os.replace(parts / "all", folder / f"{name}.parquet")
     shutil.rmtree(parts)
+
+
+def open_model(job: dict[str, Any], imgsz: int | None) -> tuple[torch.device, Any, LetterBox]:
+    """The device, the fold's model ready to look, and what brings a picture to its size: imgsz, that of the training where None."""
+    device = torch.device(f"cuda:{job['device']}" if job["device"].isdigit() else job["device"])
+    model, checkpoint = load_checkpoint(job["weights"], device=device)
+    model.end2end = False  # the head that reports every anchor with all its scores
+    model.fuse(verbose=False)
+    return device, model, LetterBox(imgsz or checkpoint["train_args"]["imgsz"])  # square, as in training
 
 
 class _Asked:
