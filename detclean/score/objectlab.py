@@ -8,15 +8,17 @@ constants stand at fixed quantiles of the confidences that the category's matche
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from detclean.boxes import Boxes, Floats, Ints
 from detclean.score.matching import overlapping_pairs
+from detclean.score.objectlab_columns import HIGH, LOW, BoxScores, compute_box_scores
 
-LOW, HIGH = 0.5, 0.95  # cleanlab's own cut-offs
+Engine = Literal["fast", "cleanlab"]
+
 HIGH_QUANTILE = 0.3  # of the matched confidences of a category: above it cleanlab believes in swapped and overlooked boxes
 LOW_QUANTILE = 0.1  # above it cleanlab believes in badly located ones
 FEW_MATCHES = 10  # a category with fewer matched detections borrows the quantiles of all
@@ -69,12 +71,41 @@ def stretch_confidences(score: Floats, category: Ints, low: Floats, high: Floats
 
 
 def compute_objectlab_scores(
-    annotations: Boxes, detections: Boxes, image_count: int, category_count: int, *, confidences: Floats | None = None
+    annotations: Boxes,
+    detections: Boxes,
+    image_count: int,
+    category_count: int,
+    *,
+    confidences: Floats | None = None,
+    engine: Engine = "fast",
 ) -> ObjectLabScores:
     """cleanlab's three box scores, image score and image flag. Crowd annotations take no part.
 
-    confidences (m,): handed to cleanlab as they are; None: the detections' own, stretched.
+    confidences (m,): judged by as they are; None: the detections' own, stretched. engine: "cleanlab" calls the package, which takes
+    hours where there are a hundred thousand images; "fast" computes the same numbers on columns.
     """
+    if confidences is None:
+        low, high = compute_cut_offs(annotations, detections, category_count)
+        score = stretch_confidences(np.asarray(detections.score), detections.category, low, high)
+    else:
+        low, high = np.full(category_count, LOW), np.full(category_count, HIGH)
+        score = confidences
+    given = np.ones(len(annotations), bool) if annotations.is_crowd is None else ~annotations.is_crowd
+    worth = np.flatnonzero(score >= 0.5 * WORTH_A_LOOK)
+    order = worth[np.lexsort((detections.category[worth], detections.image_index[worth]))]
+    swap, badloc = np.full(len(annotations), np.nan), np.full(len(annotations), np.nan)
+    overlooked = np.full(len(detections), np.nan)
+    if not given.any() or not len(order):
+        return ObjectLabScores(swap, badloc, overlooked, np.ones(image_count), np.zeros(image_count, bool), low, high)
+    sorted_detections = Boxes(detections.image_index[order], detections.category[order], detections.xyxy[order], score=score[order])
+    compute = {"fast": compute_box_scores, "cleanlab": _ask_cleanlab}[engine]
+    found = compute(annotations[given], sorted_detections, image_count, category_count)
+    swap[given], badloc[given], overlooked[order] = found.swap, found.badloc, found.overlooked
+    return ObjectLabScores(swap, badloc, overlooked, found.image, found.image_flag, low, high)
+
+
+def _ask_cleanlab(annotations: Boxes, detections: Boxes, image_count: int, category_count: int) -> BoxScores:
+    """What the package itself says; arguments as in `compute_box_scores`."""
     import warnings
 
     from cleanlab.object_detection.filter import find_label_issues
@@ -85,42 +116,25 @@ def compute_objectlab_scores(
         get_label_quality_scores,
     )
 
-    if confidences is None:
-        low, high = compute_cut_offs(annotations, detections, category_count)
-        score = stretch_confidences(np.asarray(detections.score), detections.category, low, high)
-    else:
-        low, high = np.full(category_count, LOW), np.full(category_count, HIGH)
-        score = confidences
-    given = np.ones(len(annotations), bool) if annotations.is_crowd is None else ~annotations.is_crowd
-    labels = _labels(annotations[given], image_count)
-    predictions, order = _predictions(detections, score, image_count, category_count)
-    swap, badloc = np.full(len(annotations), np.nan), np.full(len(annotations), np.nan)
-    overlooked = np.full(len(detections), np.nan)
-    quality, flag = np.ones(image_count), np.zeros(image_count, bool)
-    if given.any() and len(order):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # empty images divide by zero inside cleanlab
-            arguments: dict[str, Any] = {"labels": labels, "predictions": predictions}
-            swap[given] = np.concatenate(compute_swap_box_scores(**arguments))
-            badloc[given] = np.concatenate(compute_badloc_box_scores(**arguments))
-            overlooked[order] = np.concatenate(compute_overlooked_box_scores(**arguments))
-            quality = np.asarray(get_label_quality_scores(**arguments, verbose=False), dtype=np.float64)
-            flag = np.asarray(find_label_issues(**arguments), dtype=bool)
-    return ObjectLabScores(swap, badloc, overlooked, quality, flag, low, high)
+    arguments: dict[str, Any] = {
+        "labels": [{"bboxes": annotations.xyxy[rows], "labels": annotations.category[rows]} for rows in annotations.by_image(image_count)],
+        "predictions": _predictions(detections, image_count, category_count),
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # empty images divide by zero inside cleanlab
+        return BoxScores(
+            np.concatenate(compute_swap_box_scores(**arguments)),
+            np.concatenate(compute_badloc_box_scores(**arguments)),
+            np.concatenate(compute_overlooked_box_scores(**arguments)),
+            np.asarray(get_label_quality_scores(**arguments, verbose=False), dtype=np.float64),
+            np.asarray(find_label_issues(**arguments), dtype=bool),
+        )
 
 
-def _labels(annotations: Boxes, image_count: int) -> list[dict[str, Any]]:
-    return [{"bboxes": annotations.xyxy[rows], "labels": annotations.category[rows]} for rows in annotations.by_image(image_count)]
-
-
-def _predictions(detections: Boxes, score: Floats, image_count: int, category_count: int) -> tuple[list[NDArray[np.object_]], Ints]:
-    """One object array of K arrays (M_k, 5) an image, and the detections' positions in cleanlab's order (by image, then category)."""
-    worth = np.flatnonzero(score >= 0.5 * WORTH_A_LOOK)
-    order = worth[np.lexsort((detections.category[worth], detections.image_index[worth]))]
-    rows = np.concatenate([detections.xyxy[order], score[order, None]], axis=1)
-    edges = np.searchsorted(
-        detections.image_index[order] * category_count + detections.category[order], np.arange(image_count * category_count + 1)
-    )
+def _predictions(detections: Boxes, image_count: int, category_count: int) -> list[NDArray[np.object_]]:
+    """One object array of K arrays (M_k, 5) an image, of detections sorted by image and category."""
+    rows = np.concatenate([detections.xyxy, np.asarray(detections.score)[:, None]], axis=1)
+    edges = np.searchsorted(detections.image_index * category_count + detections.category, np.arange(image_count * category_count + 1))
     predictions = []
     for image in range(image_count):
         per_category = np.empty(category_count, dtype=object)
@@ -128,4 +142,4 @@ def _predictions(detections: Boxes, score: Floats, image_count: int, category_co
             cell = image * category_count + category
             per_category[category] = rows[edges[cell] : edges[cell + 1]]
         predictions.append(per_category)
-    return predictions, order
+    return predictions
