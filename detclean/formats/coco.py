@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import orjson
 import polars as pl
@@ -19,11 +18,32 @@ from detclean.dataset import Dataset, Edit
 from detclean.errors import DatasetError
 from detclean.files import share_image, write_whole
 from detclean.formats.imagefiles import read_image_sizes
+from detclean.formats.jsonfile import NOT_AS_EXPECTED, PLAIN_IDS, as_numbers, is_id, is_row, load_json, load_plain, look_up, read_bytes
 from detclean.formats.records import FindingLog, issue_boxes, make_unique, require
 
 FOLDER_PROBES = 200  # file names tried in each folder that may hold the images
-LONG_NUMBER = re.compile(rb"(?<![.\d])\d{19,}")  # may exceed 64 bits, which orjson would read as a float
 Record = dict[str, Any]
+
+
+class _Image(msgspec.Struct, gc=False):
+    id: Any = None
+    file_name: Any = None
+    width: Any = None
+    height: Any = None
+
+
+class _Annotation(msgspec.Struct, gc=False):
+    id: Any = None
+    image_id: Any = None
+    category_id: Any = None
+    bbox: Any = None
+    iscrowd: Any = None
+
+
+class _Document(msgspec.Struct):
+    images: list[_Image]
+    annotations: list[_Annotation]
+    categories: list[Record]
 
 
 # Reading
@@ -36,11 +56,10 @@ def read_coco(path: str | Path, images: str | Path | None = None) -> Dataset:
     Raises DatasetError where the file is no COCO file or no picture is found.
     """
     source = Path(os.path.abspath(path))
-    document = load_json(source)
-    _check_document(document, source)
+    document = _read_document(source)
     log = FindingLog(source.name)
-    categories = _read_categories(document["categories"], source, log)
-    table, index_of = _read_images(document["images"], images, source, log)
+    categories = _read_categories(document.categories, source, log)
+    table, index_of = _read_images(document.images, images, source, log)
     if not table.height:
         raise DatasetError(f"{source}: holds no usable image; its images list needs records with id, file_name, width and height")
     names = make_unique([str(record.get("name", record["id"])) for record in categories], [record["id"] for record in categories])
@@ -50,38 +69,20 @@ def read_coco(path: str | Path, images: str | Path | None = None) -> Dataset:
                 "category-name-twice", "warning", source.name, f"category {record['id']} shares its name with another; it is called {name}"
             )
     number_of = {record["id"]: i for i, record in enumerate(categories)}
-    annotations, positions = _read_annotations(document["annotations"], index_of, number_of, log)
+    annotations, positions = _read_annotations(document.annotations, index_of, number_of, log)
     ids = tuple(record["id"] for record in categories)
     return Dataset(table, names, annotations, positions, "coco", source, ids, log.finish())
 
 
-def load_json(path: Path) -> Any:
-    """A JSON file's content; NaN and numbers of more than 64 bits are kept. Raises DatasetError with the line where it is damaged."""
-    return _load_json(path)[0]
-
-
-def _load_json(path: Path) -> tuple[Any, bool]:
-    """The content, and whether it is plain: without NaN and long numbers, which orjson would write as something else."""
+def _read_document(source: Path) -> _Document:
+    """What is read of a COCO file; whatever else stands in it, its outlines above all, is passed over. Raises DatasetError."""
+    content = read_bytes(source)
     try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise DatasetError(f"{path}: cannot be read ({error.strerror}); name an existing JSON file") from None
-    if not LONG_NUMBER.search(content):
-        try:
-            return orjson.loads(content), True
-        except orjson.JSONDecodeError:
-            pass  # the slower reader accepts more, and knows the line of what it does not
-    try:
-        return json.loads(content), False
-    except json.JSONDecodeError as error:
-        raise DatasetError(f"{path}:{error.lineno}: is not valid JSON ({error.msg}, column {error.colno}); write the file again") from None
-    except (UnicodeDecodeError, RecursionError):
-        raise DatasetError(f"{path}: is not valid JSON in UTF-8; write the file again") from None
-
-
-def is_id(value: object) -> bool:
-    """Whether a value can be an id: a number or a text."""
-    return isinstance(value, int | str | float) and not isinstance(value, bool)
+        return msgspec.json.decode(content, type=_Document)
+    except NOT_AS_EXPECTED:  # the slower way accepts NaN, and knows the line or the record of what is wrong
+        document = load_json(source)
+        _check_document(document, source)
+        return msgspec.convert(document, _Document)
 
 
 def _check_document(document: Any, source: Path) -> None:
@@ -113,23 +114,21 @@ def _read_categories(records: list[Record], source: Path, log: FindingLog) -> li
     return records
 
 
-def _read_images(records: list[Record], images: str | Path | None, source: Path, log: FindingLog) -> tuple[pl.DataFrame, dict[Any, int]]:
+def _read_images(records: list[_Image], images: str | Path | None, source: Path, log: FindingLog) -> tuple[pl.DataFrame, dict[Any, int]]:
     """The images table, and the position in it of every image id."""
-    kept: dict[Any, Record] = {}
+    kept: dict[Any, _Image] = {}
     for i, record in enumerate(records):
-        if not is_id(record.get("id")) or not isinstance(record.get("file_name"), str):
+        if not is_id(record.id) or not isinstance(record.file_name, str):
             log.add("bad-image-record", "error", f"images[{i}]", "has no id or no file_name; complete or remove the record")
-        elif record["id"] in kept:
-            log.add("duplicate-image-id", "error", f"images[{i}]", f"has the id {record['id']} a second time; give it one of its own")
+        elif record.id in kept:
+            log.add("duplicate-image-id", "error", f"images[{i}]", f"has the id {record.id} a second time; give it one of its own")
         else:
-            kept[record["id"]] = record
-    folder = None if str(images) == "none" else find_image_folder([record["file_name"] for record in kept.values()], images, source)
-    paths = [None if folder is None else os.path.abspath(folder / record["file_name"]) for record in kept.values()]
+            kept[record.id] = record
+    folder = None if str(images) == "none" else find_image_folder([record.file_name for record in kept.values()], images, source)
+    paths = [None if folder is None else os.path.abspath(folder / record.file_name) for record in kept.values()]
     for i, record in enumerate(kept.values()):
         if paths[i] is not None and not os.path.isfile(str(paths[i])):
-            log.add(
-                "image-missing", "warning", f"image {record['id']}", f"{paths[i]} does not exist; the image is kept without its picture"
-            )
+            log.add("image-missing", "warning", f"image {record.id}", f"{paths[i]} does not exist; the image is kept without its picture")
             paths[i] = None
     sizes = _read_sizes(list(kept.values()), paths)
     for i, image_id in enumerate(kept):
@@ -137,26 +136,23 @@ def _read_images(records: list[Record], images: str | Path | None, source: Path,
             log.add("image-size-missing", "error", f"image {image_id}", "has no width and height, nor a picture to measure; add them")
     usable: Mask = np.asarray(sizes.all(axis=1))
     raw_ids = [image_id for image_id, use in zip(kept, usable, strict=True) if use]
-    rows = [(kept[image_id]["file_name"], path) for image_id, path in zip(kept, paths, strict=True)]
     table = pl.DataFrame(
         {
             "image_id": ids_as_column(list(kept)),
-            "file_name": pl.Series([file_name for file_name, _ in rows], dtype=pl.String),
-            "path": pl.Series([path for _, path in rows], dtype=pl.String),
-            "label_path": pl.Series([None] * len(rows), dtype=pl.String),
+            "file_name": pl.Series([record.file_name for record in kept.values()], dtype=pl.String),
+            "path": pl.Series(paths, dtype=pl.String),
+            "label_path": pl.Series([None] * len(paths), dtype=pl.String),
             "width": sizes[:, 0],
             "height": sizes[:, 1],
-            "split": pl.Series([None] * len(rows), dtype=pl.String),
+            "split": pl.Series([None] * len(paths), dtype=pl.String),
         }
     ).filter(pl.Series(usable))
     return table, {image_id: i for i, image_id in enumerate(raw_ids)}
 
 
-def _read_sizes(records: list[Record], paths: list[str | None]) -> Ints:
+def _read_sizes(records: list[_Image], paths: list[str | None]) -> Ints:
     """Width and height of n images: (n, 2) as the file says, from the picture where it does not, zeros where neither can tell."""
-    sizes = np.array([[_positive(record.get("width")), _positive(record.get("height"))] for record in records], dtype=np.int64).reshape(
-        -1, 2
-    )
+    sizes = np.array([[_positive(record.width), _positive(record.height)] for record in records], dtype=np.int64).reshape(-1, 2)
     unknown = [i for i in np.flatnonzero(~sizes.all(axis=1)) if paths[i] is not None]
     if unknown:
         sizes[unknown] = read_image_sizes([str(paths[i]) for i in unknown])
@@ -195,28 +191,31 @@ def ids_as_column(ids: Sequence[Any]) -> pl.Series:
     return pl.Series(ids, dtype=pl.Int64) if whole else pl.Series([str(value) for value in ids], dtype=pl.String)
 
 
-def _read_annotations(records: list[Record], index_of: dict[Any, int], number_of: dict[Any, int], log: FindingLog) -> tuple[Boxes, Ints]:
+def _read_annotations(
+    records: list[_Annotation], index_of: dict[Any, int], number_of: dict[Any, int], log: FindingLog
+) -> tuple[Boxes, Ints]:
     """The annotations that can be used, and their positions in the document's list."""
-    ids = [record.get("id") for record in records]
-    if not all(map(is_id, ids)):
+    ids = [record.id for record in records]
+    if not set(map(type, ids)) <= PLAIN_IDS and not all(map(is_id, ids)):
         log.add(
             "annotation-without-id", "warning", "annotations", "some have no id; they are counted from 0 in the order of the list instead"
         )
         ids = list(range(len(records)))
-    image_index = np.array([_look_up(index_of, record.get("image_id")) for record in records], dtype=np.int64)
-    category = np.array([_look_up(number_of, record.get("category_id")) for record in records], dtype=np.int64)
-    xywh, absent = _read_bboxes(records)
+    image_index = look_up(index_of, [record.image_id for record in records])
+    category = look_up(number_of, [record.category_id for record in records])
+    bboxes = [record.bbox for record in records]
+    xywh, absent = _read_bboxes(bboxes)
     bad = ~np.isfinite(xywh).all(axis=1) & ~absent
     for i in np.flatnonzero(image_index < 0):
-        message = f"its image_id {records[i].get('image_id')} is not among the images; add the image or remove the annotation"
+        message = f"its image_id {records[i].image_id} is not among the images; add the image or remove the annotation"
         log.add("unknown-image", "error", f"annotation {ids[i]}", message)
     for i in np.flatnonzero(category < 0):
-        message = f"its category_id {records[i].get('category_id')} is not among the categories; add the category or correct it"
+        message = f"its category_id {records[i].category_id} is not among the categories; add the category or correct it"
         log.add("unknown-category", "error", f"annotation {ids[i]}", message)
     for i in np.flatnonzero(absent):
         log.add("annotation-without-bbox", "warning", f"annotation {ids[i]}", "has no bbox; it is left out")
     for i in np.flatnonzero(bad):
-        message = f"its bbox {str(records[i]['bbox'])[:60]} is not four numbers [x, y, width, height]; correct or remove it"
+        message = f"its bbox {str(bboxes[i])[:60]} is not four numbers [x, y, width, height]; correct or remove it"
         log.add("not-a-number", "error", f"annotation {ids[i]}", message)
     for identity in _repeated(ids):
         log.add("duplicate-annotation-id", "warning", f"annotation {identity}", "several annotations have this id; give each its own")
@@ -227,13 +226,9 @@ def _read_annotations(records: list[Record], index_of: dict[Any, int], number_of
         category=category[order],
         xyxy=xywh_to_xyxy(xywh[order]),
         annotation_id=ids_as_column(ids).to_numpy()[order],
-        is_crowd=np.array([bool(record.get("iscrowd")) for record in records], dtype=bool)[order],
+        is_crowd=np.array([bool(record.iscrowd) for record in records], dtype=bool)[order],
     )
     return annotations, order
-
-
-def _look_up(position_of: dict[Any, int], key: object) -> int:
-    return position_of.get(key, -1) if is_id(key) else -1
 
 
 def _repeated(ids: list[Any]) -> list[Any]:
@@ -243,17 +238,14 @@ def _repeated(ids: list[Any]) -> list[Any]:
     return [value for value in ids if value in seen or seen.add(value)]  # type: ignore[func-returns-value]
 
 
-def _read_bboxes(records: list[Record]) -> tuple[Floats, Mask]:
+def _read_bboxes(bboxes: list[Any]) -> tuple[Floats, Mask]:
     """(n, 4) x y width height, NaN where a bbox is not four numbers, and (n,) where there is none at all."""
-    bboxes = [record.get("bbox") for record in records]
+    plain = as_numbers(bboxes, 4)
+    if plain is not None:
+        return plain, np.zeros(len(bboxes), bool)
     absent = np.array([bbox is None or bbox == [] for bbox in bboxes], dtype=bool)
     nothing = [float("nan")] * 4
-    filled: list[Any] = [bbox if _is_bbox(bbox) else nothing for bbox in bboxes]
-    return np.fromiter(chain.from_iterable(filled), dtype=np.float64, count=4 * len(filled)).reshape(-1, 4), absent
-
-
-def _is_bbox(bbox: object) -> bool:
-    return isinstance(bbox, list) and len(bbox) == 4 and all(type(number) is float or type(number) is int for number in bbox)
+    return np.array([bbox if is_row(bbox, 4) else nothing for bbox in bboxes], dtype=np.float64).reshape(-1, 4), absent
 
 
 # Writing the cleaned data set
@@ -261,7 +253,7 @@ def _is_bbox(bbox: object) -> bool:
 
 def write_cleaned_coco(dataset: Dataset, edits: Sequence[Edit], out: Path, *, drop_images: Sequence[int], copy_images: bool) -> None:
     """annotations.json and images/; arguments as in `formats.write_cleaned`. A record that no edit names equals the source's."""
-    document, is_plain = _load_json(dataset.source)
+    document, is_plain = load_plain(dataset.source)
     _check_document(document, dataset.source)
     raw_of = {str(record["id"]): record["id"] for record in document["images"] if is_id(record.get("id"))}
     image_ids = dataset.images["image_id"].cast(pl.String).to_list()

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from detclean.boxes import Boxes, Floats, Ints, cxcywhn_to_xyxy, xywh_to_xyxy
 from detclean.dataset import Dataset
 from detclean.errors import DatasetError
-from detclean.formats.coco import is_id, load_json
 from detclean.formats.imagefiles import drop_ending, list_files
+from detclean.formats.jsonfile import NOT_AS_EXPECTED, as_numbers, is_row, load_json, look_up, read_bytes
 
 COLUMNS = 6  # class cx cy w h confidence
 SCORE_KEYS = ("class_scores", "scores")
@@ -34,57 +36,83 @@ def read_detections(predictions: str | Path, dataset: Dataset) -> Boxes:
     return _read_results(path, dataset)
 
 
-def _read_results(path: Path, dataset: Dataset) -> Boxes:
-    document = load_json(path)
+class _Detection(msgspec.Struct, gc=False):
+    image_id: Any
+    category_id: Any
+    bbox: Any
+    score: Any
+    class_scores: Any = None
+    scores: Any = None
+
+
+class _Detections(msgspec.Struct):
+    annotations: list[_Detection]
+
+
+def _read_records(path: Path) -> list[_Detection]:
+    content = read_bytes(path)
+    try:
+        if content[:100].lstrip().startswith(b"{"):
+            return msgspec.json.decode(content, type=_Detections).annotations
+        return msgspec.json.decode(content, type=list[_Detection])
+    except NOT_AS_EXPECTED:  # the slower way accepts NaN, and knows the line or the record of what is wrong
+        document = load_json(path)
     records = document.get("annotations") if isinstance(document, dict) else document
     if not isinstance(records, list):
         raise DatasetError(f"{path}: is no list of detections; a COCO results file is [{{image_id, category_id, bbox, score}}, ...]")
-    if not records:
-        raise DatasetError(f"{path}: holds no detection; save the detector's results down to a low confidence, such as 0.01")
     for i, record in enumerate(records):
         if not isinstance(record, dict) or not all(key in record for key in ("image_id", "category_id", "bbox", "score")):
             raise DatasetError(f"{path}: record {i} lacks image_id, category_id, bbox or score; write all four")
-    image_index = _find_images([str(record["image_id"]) for record in records], dataset)
-    kept = [i for i in np.argsort(image_index, kind="stable") if image_index[i] >= 0]
-    if not kept:
-        _refuse_strangers(path, f"image_id {records[0]['image_id']}", f"image_id {dataset.images['image_id'][0]}")
-    chosen = [records[i] for i in kept]
-    xywh = _numbers([record["bbox"] for record in chosen], 4, path, "bbox", kept)
-    score = _numbers([[record["score"]] for record in chosen], 1, path, "score", kept)[:, 0]
-    _check_scores(score, path, [f"record {i}" for i in kept])
-    key = next((key for key in SCORE_KEYS if all(key in record for record in chosen)), None)
-    vectors = _numbers([record[key] for record in chosen], len(dataset.categories), path, key, kept) if key else None
+    return msgspec.convert(records, list[_Detection])
+
+
+def _read_results(path: Path, dataset: Dataset) -> Boxes:
+    records = _read_records(path)
+    if not records:
+        raise DatasetError(f"{path}: holds no detection; save the detector's results down to a low confidence, such as 0.01")
+    image_index = _find_images([record.image_id for record in records], dataset)
+    order = np.argsort(image_index, kind="stable")
+    kept = order[image_index[order] >= 0]
+    if not len(kept):
+        _refuse_strangers(path, f"image_id {records[0].image_id}", f"image_id {dataset.images['image_id'][0]}")
+    chosen = [records[i] for i in kept.tolist()]
+    xywh = _numbers([record.bbox for record in chosen], 4, path, "bbox", kept)
+    score = _numbers([[record.score] for record in chosen], 1, path, "score", kept)[:, 0]
+    _check_scores(score, path, lambda i: f"record {kept[i]}")
+    key = next((key for key in SCORE_KEYS if all(getattr(record, key) is not None for record in chosen)), None)
+    vectors = _numbers([getattr(record, key) for record in chosen], len(dataset.categories), path, key, kept) if key else None
     return Boxes(
         image_index=image_index[kept],
-        category=_find_categories([record["category_id"] for record in chosen], dataset, path, kept),
+        category=_find_categories([record.category_id for record in chosen], dataset, path, kept),
         xyxy=xywh_to_xyxy(xywh),
         score=score,
         class_scores=vectors,
     )
 
 
-def _find_images(ids: list[str], dataset: Dataset) -> Ints:
+def _find_images(ids: list[Any], dataset: Dataset) -> Ints:
     """The image of each id, -1 where the data set has none: by image id; outside COCO else by file name, less its folders or ending."""
     image_ids = [str(image_id) for image_id in dataset.images["image_id"].to_list()]
     file_names = dataset.images["file_name"].to_list()
-    stems = [Path(name).stem for name in file_names]
+    stems = [Path(name).stem for name in file_names] if dataset.format != "coco" else []
     schemes: list[list[str]] = [image_ids]
     if dataset.format != "coco":  # the ids are detclean's own choice there; Ultralytics writes the stem, as a number where it is one
         schemes += [file_names, [drop_ending(name) for name in file_names], [Path(name).name for name in file_names], stems]
         schemes.append([str(int(stem)) if stem.isdecimal() else stem for stem in stems])
+    texts = ids if set(map(type, ids)) <= {str} else list(map(str, ids))
     for scheme in schemes:
         position_of = {name: i for i, name in reversed(list(enumerate(scheme)))}
         if len(position_of) < len(set(image_ids)):
             continue  # names that stand for several images name none
-        found = np.array([position_of.get(identity, -1) for identity in ids], dtype=np.int64)
+        found = look_up(position_of, texts)
         if (found >= 0).any():
             return found
     return np.full(len(ids), -1, dtype=np.int64)
 
 
-def _find_categories(ids: list[Any], dataset: Dataset, path: Path, positions: list[Any]) -> Ints:
+def _find_categories(ids: list[Any], dataset: Dataset, path: Path, positions: Ints) -> Ints:
     number_of = {identity: i for i, identity in enumerate(dataset.category_ids or range(len(dataset.categories)))}
-    found = np.array([number_of.get(identity, -1) if is_id(identity) else -1 for identity in ids], dtype=np.int64)
+    found = look_up(number_of, ids)
     for i in np.flatnonzero(found < 0)[:1]:
         known = ", ".join(map(str, list(number_of)[:8])) + (", ..." if len(number_of) > 8 else "")
         hint = " (Ultralytics' predictions.json counts from 1: subtract 1)" if dataset.format == "yolo" else ""
@@ -93,21 +121,21 @@ def _find_categories(ids: list[Any], dataset: Dataset, path: Path, positions: li
     return found
 
 
-def _numbers(rows: list[Any], width: int, path: Path, key: str, positions: list[Any]) -> Floats:
+def _numbers(rows: list[Any], width: int, path: Path, key: str, positions: Ints) -> Floats:
     """(n, width) finite numbers. Raises DatasetError at the first row that is something else."""
-    for row, position in zip(rows, positions, strict=True):
-        if not isinstance(row, list) or len(row) != width or not all(type(number) in (int, float) for number in row):
-            wanted = "a number" if width == 1 else f"{width} numbers"
-            raise DatasetError(f"{path}: record {position}: {key} has to be {wanted}, not {str(row)[:60]}")
-    numbers = np.array(rows, dtype=np.float64).reshape(-1, width)
+    numbers = as_numbers(rows, width)
+    if numbers is None:
+        i = next(i for i, row in enumerate(rows) if not is_row(row, width))
+        wanted = "a number" if width == 1 else f"{width} numbers"
+        raise DatasetError(f"{path}: record {positions[i]}: {key} has to be {wanted}, not {str(rows[i])[:60]}")
     for i in np.flatnonzero(~np.isfinite(numbers).all(axis=1))[:1]:
         raise DatasetError(f"{path}: record {positions[i]}: {key} holds NaN or infinity; leave the record out")
     return numbers
 
 
-def _check_scores(score: Floats, path: Path, places: list[str]) -> None:
+def _check_scores(score: Floats, path: Path, place: Callable[[int], str]) -> None:
     for i in np.flatnonzero((score < 0) | (score > 1))[:1]:
-        raise DatasetError(f"{path}: {places[i]}: confidence {score[i]:g} is not between 0 and 1; write probabilities, not logits")
+        raise DatasetError(f"{path}: {place(i)}: confidence {score[i]:g} is not between 0 and 1; write probabilities, not logits")
 
 
 def _refuse_strangers(path: Path, theirs: str, ours: str) -> None:
@@ -169,5 +197,5 @@ def _read_rows(path: Path, category_count: int) -> Floats:
     for i in np.flatnonzero((category != np.floor(category)) | (category < 0) | (category >= category_count))[:1]:
         message = f"category {category[i]:g}, but the data set names {category_count} (0 to {category_count - 1})"
         raise DatasetError(f"{path}:{numbered[i][0]}: {message}; the detector has to know the same categories")
-    _check_scores(rows[:, 5], path, [f"row {number}" for number, _ in numbered])
+    _check_scores(rows[:, 5], path, lambda i: f"row {numbered[i][0]}")
     return rows

@@ -1,0 +1,76 @@
+"""JSON documents: hundreds of megabytes of them quickly, odd numbers exactly, and damaged ones with the line of the damage."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from itertools import chain, repeat
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import orjson
+
+from detclean.boxes import Floats, Ints
+from detclean.errors import DatasetError
+
+NOT_AS_EXPECTED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)  # what msgspec raises for content it cannot read as a type
+PLAIN_IDS = {int, str}
+LONG_NUMBER = re.compile(rb"(?<![.\d])\d{19,}")  # may exceed 64 bits, which orjson would read as a float
+DIGITS = bytes(ord("0") if chr(byte).isascii() and chr(byte).isdigit() else ord(" ") for byte in range(256))
+
+
+def read_bytes(path: Path) -> bytes:
+    """A file's content. Raises DatasetError where it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DatasetError(f"{path}: cannot be read ({error.strerror}); name an existing JSON file") from None
+
+
+def load_json(path: Path) -> Any:
+    """A JSON file's content; NaN and numbers of more than 64 bits are kept. Raises DatasetError with the line where it is damaged."""
+    return load_plain(path)[0]
+
+
+def load_plain(path: Path) -> tuple[Any, bool]:
+    """The content, and whether it is plain: without NaN and long numbers, which orjson would write as something else."""
+    content = read_bytes(path)
+    # The precise search is slow, so first it is asked whether there are 19 digits in a row at all.
+    if b"0" * 19 not in content.translate(DIGITS) or not LONG_NUMBER.search(content):
+        try:
+            return orjson.loads(content), True
+        except orjson.JSONDecodeError:
+            pass  # the slower reader accepts more, and knows the line of what it does not
+    try:
+        return json.loads(content), False
+    except json.JSONDecodeError as error:
+        raise DatasetError(f"{path}:{error.lineno}: is not valid JSON ({error.msg}, column {error.colno}); write the file again") from None
+    except (UnicodeDecodeError, RecursionError):
+        raise DatasetError(f"{path}: is not valid JSON in UTF-8; write the file again") from None
+
+
+def is_id(value: object) -> bool:
+    """Whether a value can be an id: a number or a text."""
+    return isinstance(value, int | str | float) and not isinstance(value, bool)
+
+
+def look_up(position_of: Mapping[Any, int], ids: Sequence[Any]) -> Ints:
+    """The position of each id (n,), -1 where it is unknown or can be no id."""
+    if set(map(type, ids)) <= PLAIN_IDS:
+        return np.fromiter(map(position_of.get, ids, repeat(-1)), np.int64, len(ids))  # type: ignore[arg-type]
+    return np.array([position_of.get(value, -1) if is_id(value) else -1 for value in ids], dtype=np.int64)
+
+
+def is_row(value: object, width: int) -> bool:
+    """Whether a value is a list of so many numbers."""
+    return isinstance(value, list) and len(value) == width and all(type(number) is float or type(number) is int for number in value)
+
+
+def as_numbers(rows: Sequence[Any], width: int) -> Floats | None:
+    """Lists of numbers as (n, width); None where any of them is something else."""
+    if set(map(type, rows)) <= {list} and set(map(len, rows)) <= {width} and set(map(type, chain.from_iterable(rows))) <= {int, float}:
+        return np.fromiter(chain.from_iterable(rows), np.float64, width * len(rows)).reshape(-1, width)
+    return None
