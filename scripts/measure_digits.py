@@ -17,7 +17,7 @@ from make_digits import CATEGORIES, IMAGES, SEED, TARGET, as_boxes, write_images
 
 from detclean.boxes import Boxes
 from detclean.dataset import Dataset
-from detclean.detect.quality import held_out_quality
+from detclean.detect.quality import measure_quality
 from detclean.formats import read_dataset
 
 
@@ -54,7 +54,8 @@ def main() -> None:
     images = pl.read_parquet(run / "images.parquet", glob=False).select("image_id", "fold")
     folds = given.images.join(images, on="image_id", how="left", maintain_order="left")["fold"].to_numpy()[None]
     print("fold  mAP50 as given  mAP50 true  mAP50-95 true")
-    for as_given, as_true in zip(held_out_quality(given, detections, folds), held_out_quality(true, detections, folds), strict=True):
+    by_given, by_truth = (measure_quality(dataset, detections, folds)["folds"] for dataset in (given, true))
+    for as_given, as_true in zip(by_given, by_truth, strict=True):
         print(f"{as_given['fold']:4}  {as_given['map50']:14.3f}  {as_true['map50']:10.3f}  {as_true['map']:13.3f}")
 
 

@@ -19,7 +19,7 @@ from detclean.boxes import Boxes
 from detclean.dataset import Dataset, open_dataset, write_dataset
 from detclean.detect import yolo_process
 from detclean.detect.locations import COLUMNS
-from detclean.detect.quality import category_quality, held_out_quality
+from detclean.detect.quality import measure_quality
 from detclean.detect.yolo import Predictions, predict_out_of_fold, train_folds
 from detclean.detect.yolo_process import Tail
 from detclean.detect.yolo_settings import choose_slots
@@ -415,7 +415,7 @@ def hand_made(dataset: Dataset) -> tuple[Dataset, Boxes]:
 
 def test_quality_by_fold_on_a_hand_made_case(dataset):
     small, detections = hand_made(dataset)
-    rows = held_out_quality(small, detections, np.array([[0, 1, 2, 3], [0, 0, 1, 1]]))
+    rows = measure_quality(small, detections, np.array([[0, 1, 2, 3], [0, 0, 1, 1]]))["folds"]
     assert [(row["repeat"], row["fold"], row["images"]) for row in rows] == [
         (0, 0, 1),
         (0, 1, 1),
@@ -438,14 +438,17 @@ def test_quality_counts_each_repeat_by_its_own_detections(dataset):
         score=np.tile(detections.score, 2),
         repeat=np.repeat([0, 1], len(detections)),
     )
-    rows = held_out_quality(small, both, np.zeros((2, 4), int))
+    rows = measure_quality(small, both, np.zeros((2, 4), int))["folds"]
     assert rows[0]["map50"] == pytest.approx(1)
     assert rows[1]["map50"] == pytest.approx(0)
-    assert category_quality(small, both) == pytest.approx({"green": 0.5, "red": 0.5})
+    assert measure_quality(small, both, np.zeros((2, 4), int))["per_category"] == pytest.approx({"green": 0.5, "red": 0.5})
 
 
 def test_quality_by_category(dataset):
     small, detections = hand_made(dataset)
     more = replace(small, categories=("green", "red", "blue"))
-    assert category_quality(more, detections[detections.category == 0]) == pytest.approx({"green": 1, "red": 0, "blue": None})
-    assert category_quality(more, Boxes.empty()) == pytest.approx({"green": 0, "red": 0, "blue": None})
+    one_fold = np.zeros((1, more.image_count), int)
+    green = measure_quality(more, detections[detections.category == 0], one_fold)["per_category"]
+    assert green == pytest.approx({"green": 1, "red": 0, "blue": None})
+    nothing = measure_quality(more, Boxes.empty(), one_fold)["per_category"]
+    assert nothing == pytest.approx({"green": 0, "red": 0, "blue": None})

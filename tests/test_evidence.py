@@ -14,8 +14,9 @@ from detclean.score.evidence import (
     compute_annotation_evidence,
     compute_candidate_evidence,
     find_candidates,
+    find_top_two,
     proposed_boxes,
-    score_vectors,
+    scores_of,
 )
 from detclean.score.planting import Planted
 from detclean.score.rules import score_annotations_by_rules, score_candidates_by_rules
@@ -97,7 +98,11 @@ def test_of_equal_twins_the_later_is_the_worse() -> None:
 def test_a_score_vector_is_made_up_where_there_is_none() -> None:
     found = detections((0, A, [0.1, 0.8, 0.1]))
     bare = Boxes(found.image_index, found.category, found.xyxy, score=found.score)
-    np.testing.assert_allclose(score_vectors(bare, 3), [[0, 0.8, 0]])
+    assert scores_of(bare, np.array([0, 0, 0]), np.array([0, 1, 2])).tolist() == pytest.approx([0, 0.8, 0])
+    top, whole = find_top_two(bare), find_top_two(found)
+    assert (top.first.tolist(), top.first_score.tolist(), top.total.tolist()) == ([1], [0.8], [0.8])
+    assert whole.other_than(np.array([0, 0]), np.array([1, 2]))[0].tolist() == [0, 1]
+    np.testing.assert_allclose(whole.total, 1.0)
     row = evidence(annotate((0, 0, A)), bare).row(0, named=True)
     assert (row["same_50"], row["other_50"], row["other_category"]) == pytest.approx((0, 0.8, 1))
 
@@ -119,8 +124,8 @@ def test_tables_have_the_same_columns_whatever_is_missing(categories: int) -> No
     empty = compute_candidate_evidence(np.zeros(0, np.int64), given, nothing, SIZES, categories)
     assert (whole.height, empty.height) == (1, 0)
     assert whole.columns == empty.columns
-    assert proposed_boxes(none, found, categories).shape == (0, 4)
-    assert np.isnan(proposed_boxes(given, nothing, categories)).all()
+    assert proposed_boxes(none, found).shape == (0, 4)
+    assert np.isnan(proposed_boxes(given, nothing)).all()
 
 
 def test_one_category_has_no_rival() -> None:
@@ -163,7 +168,7 @@ def test_the_proposed_box_is_where_the_detections_are() -> None:
     given = annotate((0, 0, A), (0, 1, B), (1, 2, C))
     left, right = [8, 10, 28, 30], [12, 10, 32, 30]
     found = detections((0, left, [0.6, 0, 0]), (0, right, [0.6, 0, 0]), (0, B, [0.9, 0, 0]))
-    boxes = proposed_boxes(given, found, 3)
+    boxes = proposed_boxes(given, found)
     np.testing.assert_allclose(boxes[0], A)  # the mean of the two
     assert np.isnan(boxes[1:]).all()  # of its own category nothing is seen at B, nothing at all in image 1
 

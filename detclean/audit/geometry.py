@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from detclean.boxes import Floats, Ints, Mask, aligned_iou, box_area, clip_boxes
+from detclean.boxes import Ints, Mask, aligned_iou, box_area, clip_boxes, find_close_pairs
 from detclean.dataset import Dataset, Finding, Severity
 from detclean.formats.records import FINDINGS_PER_KIND
 
@@ -30,29 +30,6 @@ def list_findings(kind: str, severity: Severity, chosen: Ints, describe: Callabl
     if len(chosen) > FINDINGS_PER_KIND:
         findings.append(Finding(kind, severity, where, f"and {len(chosen) - FINDINGS_PER_KIND} more of this kind ({kind})"))
     return findings
-
-
-def find_close_pairs(image_index: Ints, xyxy: Floats, min_iou: float) -> Ints:
-    """Positions (p, 2) of boxes in one image that overlap by at least `min_iou`, from (n,) and (n, 4); min_iou above 0.
-
-    A sweep along x instead of an n x n matrix: an IoU of t needs a common width of at least t of either box, so of two boxes sorted
-    by their left side the second starts within the first 1 - t of the first one's width.
-    """
-    order = np.lexsort((xyxy[:, 0], image_index))
-    image_index, xyxy = image_index[order], xyxy[order]
-    reach = xyxy[:, 0] + (1 - min_iou) * (xyxy[:, 2] - xyxy[:, 0]) + 1e-6
-    found: list[Ints] = []
-    first, step = np.arange(len(order)), 0
-    while len(first):
-        step += 1
-        first = first[first + step < len(order)]
-        second = first + step
-        open_ = (image_index[first] == image_index[second]) & (xyxy[second, 0] <= reach[first])
-        first, second = first[open_], second[open_]
-        close = aligned_iou(xyxy[first], xyxy[second]) >= min_iou
-        found.append(np.stack([order[first[close]], order[second[close]]], axis=1))
-    pairs = np.sort(np.concatenate([np.empty((0, 2), np.int64), *found]), axis=1)
-    return pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
 
 
 def _find_box_faults(dataset: Dataset) -> list[Finding]:

@@ -18,7 +18,18 @@ from detclean.dataset import Dataset, Edit
 from detclean.errors import DatasetError
 from detclean.files import share_image, write_whole
 from detclean.formats.imagefiles import read_image_sizes
-from detclean.formats.jsonfile import NOT_AS_EXPECTED, PLAIN_IDS, as_numbers, is_id, is_row, load_json, load_plain, look_up, read_bytes
+from detclean.formats.jsonfile import (
+    NOT_AS_EXPECTED,
+    PLAIN_IDS,
+    as_numbers,
+    decode_as,
+    is_id,
+    is_row,
+    load_json,
+    load_plain,
+    look_up,
+    read_bytes,
+)
 from detclean.formats.records import FindingLog, issue_boxes, make_unique, require
 
 FOLDER_PROBES = 200  # file names tried in each folder that may hold the images
@@ -78,7 +89,7 @@ def _read_document(source: Path) -> _Document:
     """What is read of a COCO file; whatever else stands in it, its outlines above all, is passed over. Raises DatasetError."""
     content = read_bytes(source)
     try:
-        return msgspec.json.decode(content, type=_Document)
+        return decode_as(content, _Document)
     except NOT_AS_EXPECTED:  # the slower way accepts NaN, and knows the line or the record of what is wrong
         document = load_json(source)
         _check_document(document, source)

@@ -14,7 +14,7 @@ from detclean.boxes import Boxes, Floats, Ints, cxcywhn_to_xyxy, xywh_to_xyxy
 from detclean.dataset import Dataset
 from detclean.errors import DatasetError
 from detclean.formats.imagefiles import drop_ending, list_files
-from detclean.formats.jsonfile import NOT_AS_EXPECTED, as_numbers, is_row, load_json, look_up, read_bytes
+from detclean.formats.jsonfile import NOT_AS_EXPECTED, as_numbers, decode_as, is_row, load_json, look_up, read_bytes
 
 COLUMNS = 6  # class cx cy w h confidence
 SCORE_KEYS = ("class_scores", "scores")
@@ -53,8 +53,8 @@ def _read_records(path: Path) -> list[_Detection]:
     content = read_bytes(path)
     try:
         if content[:100].lstrip().startswith(b"{"):
-            return msgspec.json.decode(content, type=_Detections).annotations
-        return msgspec.json.decode(content, type=list[_Detection])
+            return decode_as(content, _Detections).annotations
+        return decode_as(content, list[_Detection])
     except NOT_AS_EXPECTED:  # the slower way accepts NaN, and knows the line or the record of what is wrong
         document = load_json(path)
     records = document.get("annotations") if isinstance(document, dict) else document
@@ -71,23 +71,18 @@ def _read_results(path: Path, dataset: Dataset) -> Boxes:
     if not records:
         raise DatasetError(f"{path}: holds no detection; save the detector's results down to a low confidence, such as 0.01")
     image_index = _find_images([record.image_id for record in records], dataset)
-    order = np.argsort(image_index, kind="stable")
-    kept = order[image_index[order] >= 0]
-    if not len(kept):
+    known = np.flatnonzero(image_index >= 0)
+    if not len(known):
         _refuse_strangers(path, f"image_id {records[0].image_id}", f"image_id {dataset.images['image_id'][0]}")
-    chosen = [records[i] for i in kept.tolist()]
-    xywh = _numbers([record.bbox for record in chosen], 4, path, "bbox", kept)
-    score = _numbers([[record.score] for record in chosen], 1, path, "score", kept)[:, 0]
-    _check_scores(score, path, lambda i: f"record {kept[i]}")
-    key = next((key for key in SCORE_KEYS if all(getattr(record, key) is not None for record in chosen)), None)
-    vectors = _numbers([getattr(record, key) for record in chosen], len(dataset.categories), path, key, kept) if key else None
-    return Boxes(
-        image_index=image_index[kept],
-        category=_find_categories([record.category_id for record in chosen], dataset, path, kept),
-        xyxy=xywh_to_xyxy(xywh),
-        score=score,
-        class_scores=vectors,
-    )
+    if len(known) < len(records):
+        records = [records[i] for i in known.tolist()]
+    xyxy = xywh_to_xyxy(_numbers([record.bbox for record in records], 4, path, "bbox", known))
+    score = _numbers([[record.score] for record in records], 1, path, "score", known)[:, 0]
+    _check_scores(score, path, lambda i: f"record {known[i]}")
+    key = next((key for key in SCORE_KEYS if all(getattr(record, key) is not None for record in records)), None)
+    vectors = _numbers([getattr(record, key) for record in records], len(dataset.categories), path, key, known) if key else None
+    category = _find_categories([record.category_id for record in records], dataset, path, known)
+    return Boxes.sorted(image_index=image_index[known], category=category, xyxy=xyxy, score=score, class_scores=vectors)
 
 
 def _find_images(ids: list[Any], dataset: Dataset) -> Ints:

@@ -10,7 +10,7 @@ from detclean.boxes import Boxes, Floats, Ints
 from detclean.dataset import Dataset
 from detclean.measure.opinion import ANY, Opinion, combine
 from detclean.score.calibration import ANNOTATION_TYPES
-from detclean.score.evidence import compute_annotation_evidence, compute_candidate_evidence, find_candidates, score_vectors
+from detclean.score.evidence import compute_annotation_evidence, compute_candidate_evidence, find_candidates, scores_of
 from detclean.score.matching import best_pair_per, match_greedily, max_per, overlapping_pairs
 from detclean.score.objectlab import compute_objectlab_scores
 from detclean.score.rules import score_annotations_by_rules, score_candidates_by_rules
@@ -158,7 +158,7 @@ def judge_by_confidence(dataset: Dataset, detections: Boxes) -> Opinion:
     """
     annotations = dataset.annotations
     mine, theirs, _ = overlapping_pairs(annotations, detections, MATCH_IOU)
-    same = score_vectors(detections, len(dataset.categories))[theirs, annotations.category[mine]].astype(np.float64)
+    same = scores_of(detections, theirs, annotations.category[mine])
     doubt = 1 - max_per(mine, same, len(annotations))
     candidates = detections[find_candidates(annotations, detections)]
     per_type = dict.fromkeys(("swap", "badloc", "spurious", ANY), doubt)

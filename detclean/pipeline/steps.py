@@ -17,7 +17,7 @@ from detclean.audit import audit_dataset
 from detclean.boxes import Boxes, Ints, read_boxes, write_boxes
 from detclean.dataset import Dataset, Finding, open_dataset, write_dataset
 from detclean.detect import folds as folding
-from detclean.detect.quality import category_quality, held_out_quality
+from detclean.detect.quality import measure_quality
 from detclean.edit.proposals import propose_cleaning
 from detclean.errors import DatasetError
 from detclean.files import write_whole
@@ -222,8 +222,7 @@ def bring(context: StageContext) -> None:
 def _finish_detections(dataset: Dataset, detections: Boxes, folds: Any, out: Path) -> None:
     write_boxes(detections, out / "detections.parquet")
     pl.DataFrame({"fold": folds[0]}).write_parquet(out / "folds.parquet")
-    quality = {"folds": held_out_quality(dataset, detections, folds), "per_category": category_quality(dataset, detections)}
-    write_whole(out / "quality.json", orjson.dumps(quality))
+    write_whole(out / "quality.json", orjson.dumps(measure_quality(dataset, detections, folds)))
 
 
 def score(context: StageContext) -> None:

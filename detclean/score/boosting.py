@@ -5,7 +5,9 @@ The models are XGBoost's: monotone where the evidence says so, quick on a few th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +45,9 @@ class Examples:
     image: Ints
     given: Ints
 
+    def __getitem__(self, rows: Ints) -> Examples:
+        return Examples(self.evidence[rows], self.target[rows], self.image[rows], self.given[rows])
+
     @staticmethod
     def join(parts: list[Examples]) -> Examples:
         return Examples(
@@ -76,29 +81,38 @@ def fit_ratio(
     given: evidence of the n rows to judge, image (n,) of each, folds (N,) the cross-fit of each image. weight (r,) of the examples.
     directions: column -> 1 where more of it speaks for an error, -1 where less does.
     """
-    import xgboost as xgb
-
     names = given.columns
     learn_from: Mask = (examples.target == 0) | (examples.target == kind)
     matrix, judged = _matrix(examples.evidence), _matrix(given)
     target = (examples.target == kind).astype(np.float64)
     parameters = PARAMETERS | {"monotone_constraints": tuple(directions.get(name, 0) for name in names)}
     ratio, planted = np.zeros(len(given)), np.zeros(len(target))
-    models = []
-    for fold in range(CROSS_FITS):
-        mine = learn_from & (folds[examples.image] != fold)
-        mass = np.array([weight[mine & (target == value)].sum() for value in (0, 1)])
-        models.append("")
-        if not (mass > 0).all():
-            continue
-        data = xgb.QuantileDMatrix(matrix[mine], target[mine], weight=weight[mine], max_bin=PARAMETERS["max_bin"], nthread=1)
-        model = xgb.train(parameters, data, ROUNDS)
-        models[-1] = model.save_raw("json").decode()
-        prior = mass[0] / mass[1]
-        for rows, out, chosen in ((judged, ratio, folds[image] == fold), (matrix, planted, folds[examples.image] == fold)):
-            if chosen.any():
-                out[chosen] = prior * np.exp(model.inplace_predict(rows[chosen], predict_type="margin"))
+
+    def fit(fold: int) -> str:
+        mine = np.flatnonzero(learn_from & (folds[examples.image] != fold))
+        asked = ((judged, ratio, folds[image] == fold), (matrix, planted, folds[examples.image] == fold))
+        return _fit_and_tell(parameters, matrix[mine], target[mine], weight[mine], asked)
+
+    with ThreadPoolExecutor(min(CROSS_FITS, os.cpu_count() or 1)) as pool:  # a thread a model: their numbers do not depend on how many
+        models = list(pool.map(fit, range(CROSS_FITS)))
     return Fitted(models, ratio, planted)
+
+
+def _fit_and_tell(
+    parameters: dict[str, Any], matrix: Floats, target: Floats, weight: Floats, asked: Sequence[tuple[Floats, Floats, Mask]]
+) -> str:
+    """A model learnt from rows (r, columns), as JSON; the ratios of the rows that it is asked about (matrix, where they go, which)."""
+    import xgboost as xgb
+
+    mass = np.array([weight[target == value].sum() for value in (0, 1)])
+    if not (mass > 0).all():
+        return ""
+    data = xgb.QuantileDMatrix(matrix, target, weight=weight, max_bin=PARAMETERS["max_bin"], nthread=1)
+    model = xgb.train(parameters, data, ROUNDS)
+    for rows, out, chosen in asked:
+        if chosen.any():
+            out[chosen] = mass[0] / mass[1] * np.exp(model.inplace_predict(rows[chosen], predict_type="margin"))
+    return str(model.save_raw("json").decode())
 
 
 def _matrix(evidence: pl.DataFrame) -> Floats:

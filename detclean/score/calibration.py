@@ -32,6 +32,7 @@ from detclean.score.sources import (
 ANNOTATION_TYPES = ("badloc", "swap", "spurious", "duplicate")
 PLANTING_RATE = 0.06  # of the annotations, each type: enough to learn from, too few to change what an image looks like
 ROWS_WANTED = 16_000  # planting rounds go on until the models have about this many rows to learn from
+MOST_ROWS = 40_000  # given rows that models learn from, where there are more; more find hardly anything (docs/performance.md)
 MIN_ANNOTATIONS = 60  # with fewer there is nothing to learn from, and the rules decide
 DOUBTFUL_SHARE = 0.25  # of labels wrong in one way: a share this large says rather that the detector cannot tell, and is believed by half
 DOUBTFUL_CANDIDATES = 0.6  # the same of candidates, most of which may well be objects where only confident detections are given
@@ -83,7 +84,7 @@ def compute_probabilities(
     rows = looks.given
     annotations = looks.boxes[rows]
     given = gather_annotation_evidence(sources, rows)
-    candidates = find_candidates(annotations, detections)
+    candidates = find_candidates(annotations, detections, sources.neighbours)
     given_candidates = gather_candidate_evidence(sources, candidates, annotations)
     too_little = len(annotations) < MIN_ANNOTATIONS or len(detections) < MIN_ANNOTATIONS
     if too_little or len(np.unique(annotations.image_index)) < CROSS_FITS:
@@ -128,7 +129,7 @@ def _plant_round(sources: Sources, given_candidates: Ints, rng: np.random.Genera
     evidence = leave_out_blind(gather_annotation_evidence(sources, planted.rows), context.category, sources.gathered.blind)
     boxes = Examples(_numbers(evidence), target, context.image_index, known)
 
-    candidates = find_candidates(context, detections)
+    candidates = find_candidates(context, detections, sources.neighbours)
     claimed = _claim(looks.boxes[looks.given[planted.removed]], detections[candidates])
     evidence = gather_candidate_evidence(sources, candidates, context)
     given = np.searchsorted(given_candidates, candidates)
@@ -157,25 +158,40 @@ def _judge(examples: Examples, given: pl.DataFrame, image: Ints, folds: Ints, ki
     learn from right examples weighted by the probability that they are, which sharpens the order near the top.
     """
     given = _numbers(given)
+    chosen, drawn = _draw_rows(examples, len(given))
+    examples, told, told_image = examples[drawn], given[chosen], image[chosen]
     weight = np.ones(len(examples.target))
 
-    def fit(kind: int) -> tuple[list[str], Floats, Floats]:
-        fitted = fit_ratio(examples, kind + 1, given, image, folds, weight=weight, directions=DIRECTIONS[kinds[kind]])
+    def fit(kind: int, judged: pl.DataFrame, judged_image: Ints) -> tuple[list[str], Floats, Floats]:
+        fitted = fit_ratio(examples, kind + 1, judged, judged_image, folds, weight=weight, directions=DIRECTIONS[kinds[kind]])
         return fitted.models, fitted.ratio, fitted.planted[examples.target == kind + 1]
 
-    first = [fit(kind) for kind in range(len(kinds))]
+    first = [fit(kind, told, told_image) for kind in range(len(kinds))]
     largest = np.array([_largest_share(ratio, planted) for _, ratio, planted in first])
     share = _believe(largest, kinds)
-    right = 1 - np.minimum((np.stack([ratio for _, ratio, _ in first], axis=1) * share).sum(axis=1), 1.0)
+    right = np.ones(len(given))
+    right[chosen] -= np.minimum((np.stack([ratio for _, ratio, _ in first], axis=1) * share).sum(axis=1), 1.0)
     known = examples.given >= 0
     weight[known] = np.maximum(right[examples.given[known]], LEAST_WEIGHT)
-    second = [fit(kind) for kind in range(len(kinds))]
+    second = [fit(kind, given, image) for kind in range(len(kinds))]
     odds = np.stack(
         [np.full(len(given), max(1 - share.sum(), 1e-3)), *(e * ratio for e, (_, ratio, _) in zip(share, second, strict=True))], axis=1
     )
     probability: Floats = odds / odds.sum(axis=1, keepdims=True)
     shares = {kind: float(e) for kind, e in zip(kinds, share, strict=True)}
     return probability, models_as_json(given.columns, shares, {kind: models for kind, (models, _, _) in zip(kinds, second, strict=True)})
+
+
+def _draw_rows(examples: Examples, given_count: int) -> tuple[Ints, Ints]:
+    """Of many rows a share to learn from: positions of the given ones that are looked at first, and of the examples, ascending.
+
+    All that was planted stays; of the rows as given so many as belong to MOST_ROWS of the given ones.
+    """
+    rng = np.random.default_rng(given_count)
+    share = min(1.0, MOST_ROWS / max(given_count, 1))
+    chosen = np.ones(given_count, bool) if share == 1 else rng.random(given_count) < share
+    kept = np.where(examples.given >= 0, chosen[examples.given] if given_count else False, rng.random(len(examples.given)) < share)
+    return np.flatnonzero(chosen), np.flatnonzero(kept | (examples.target > 0))
 
 
 def _believe(largest: Floats, kinds: tuple[str, ...]) -> Floats:

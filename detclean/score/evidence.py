@@ -5,6 +5,7 @@ Evidence is a table of numbers per box. It knows nothing of thresholds or probab
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,15 @@ import polars as pl
 from numpy.typing import NDArray
 
 from detclean.boxes import Boxes, Floats, Ints, aligned_intersection, aligned_iou, box_area
-from detclean.score.matching import best_pair_per, match_greedily, max_per, overlapping_pairs, sum_per, suppress_overlaps
+from detclean.score.matching import (
+    Neighbours,
+    best_pair_per,
+    compute_neighbours,
+    match_greedily,
+    max_per,
+    overlapping_pairs,
+    sum_per,
+)
 
 PAIR_IOU = 0.1  # an annotation and a detection that overlap less have nothing to say about each other
 LEVELS = (0.3, 0.5, 0.7)  # IoU levels at which agreement is read
@@ -20,15 +29,50 @@ MATCH_IOU = 0.5  # the field's usual bar for "the same object"
 CANDIDATE_OVERLAP = 0.6  # of two detections that overlap more, only the stronger is a candidate
 TIE = 1e-6  # of two annotations that fit equally well, the later is the worse
 MIN_AREA = 1.0  # px^2: keeps logarithms of empty boxes finite
+ROWS_AT_ONCE = 1 << 16  # score vectors held a second time
 
 
-def score_vectors(detections: Boxes, category_count: int) -> Floats:
-    """One score a category for each detection: (m, K). The full vector where the detector gave one, else the score at its category."""
+def scores_of(detections: Boxes, rows: Ints, category: Ints) -> Floats:
+    """What each of the detections `rows` (p,) says of a category (p,): from its score vector where the detector gave one, else its score
+    where the category is its own: (p,)."""
     if detections.class_scores is not None:
-        return detections.class_scores
-    vectors = np.zeros((len(detections), category_count), dtype=np.float32)
-    vectors[np.arange(len(detections)), detections.category] = np.asarray(detections.score)
-    return vectors
+        scores: Floats = detections.class_scores[rows, category].astype(np.float64)
+        return scores
+    return np.where(detections.category[rows] == category, np.asarray(detections.score, dtype=np.float64)[rows], 0.0)
+
+
+@dataclass(frozen=True)
+class TopTwo:
+    """The two categories with the highest scores of each detection, and those scores: (m,) each. total (m,): the sum over all."""
+
+    first: Ints
+    first_score: Floats
+    second: Ints
+    second_score: Floats
+    total: Floats
+
+    def other_than(self, rows: Ints, category: Ints) -> tuple[Ints, Floats]:
+        """The strongest category but the one given, of detections (p,), and its score (p,)."""
+        is_own = self.first[rows] == category
+        return np.where(is_own, self.second[rows], self.first[rows]), np.where(is_own, self.second_score[rows], self.first_score[rows])
+
+
+def find_top_two(detections: Boxes) -> TopTwo:
+    """Looks at ROWS_AT_ONCE score vectors at a time; without vectors the second category is none, with a score of 0."""
+    score, m = np.asarray(detections.score, dtype=np.float64), len(detections)
+    if detections.class_scores is None:
+        return TopTwo(detections.category, score, np.zeros(m, np.int64), np.zeros(m), score)
+    parts = []
+    for start in range(0, m, ROWS_AT_ONCE):
+        vectors = detections.class_scores[start : start + ROWS_AT_ONCE].copy()
+        rows, total = np.arange(len(vectors)), vectors.sum(axis=1, dtype=np.float64)
+        first = vectors.argmax(axis=1)
+        first_score = vectors[rows, first].astype(np.float64)
+        vectors[rows, first] = 0
+        second = vectors.argmax(axis=1)
+        parts.append((first, first_score, second, vectors[rows, second].astype(np.float64), total))
+    empty = (np.zeros(0, np.int64), np.zeros(0), np.zeros(0, np.int64), np.zeros(0), np.zeros(0))
+    return TopTwo(*(np.concatenate(column) for column in zip(*(parts or [empty]), strict=True)))
 
 
 def compute_annotation_evidence(annotations: Boxes, detections: Boxes, sizes: Floats, category_count: int) -> pl.DataFrame:
@@ -42,14 +86,10 @@ def compute_annotation_evidence(annotations: Boxes, detections: Boxes, sizes: Fl
     annotation better; size, shape, border and crowd of the box; habit, how well the detector knows this category.
     """
     n = len(annotations)
-    vectors = score_vectors(detections, category_count)
     mine, theirs, iou = overlapping_pairs(annotations, detections, PAIR_IOU)
     own_category = annotations.category[mine]
-    same = vectors[theirs, own_category].astype(np.float64)
-    rivals = vectors[theirs].copy()
-    rivals[np.arange(len(theirs)), own_category] = 0
-    rival_category = rivals.argmax(axis=1) if category_count else np.zeros(0, np.int64)
-    other = rivals[np.arange(len(theirs)), rival_category].astype(np.float64)
+    same = scores_of(detections, theirs, own_category)
+    rival_category, other = find_top_two(detections).other_than(theirs, own_category)
     strength = np.maximum(same, other)
 
     columns: dict[str, NDArray[Any]] = {}
@@ -142,13 +182,19 @@ def _shape(boxes: Boxes, sizes: Floats, category_count: int) -> dict[str, NDArra
     }
 
 
-def find_candidates(annotations: Boxes, detections: Boxes) -> Ints:
+def find_neighbours(detections: Boxes) -> Neighbours:
+    """What the detections say about each other, for `find_candidates` and `compute_candidate_evidence`."""
+    return compute_neighbours(detections, CANDIDATE_OVERLAP, MATCH_IOU)
+
+
+def find_candidates(annotations: Boxes, detections: Boxes, neighbours: Neighbours | None = None) -> Ints:
     """Positions of the detections that may be overlooked objects: not covered by a stronger one and not explained by an annotation.
 
     Detections and annotations are matched one to one at IoU >= MATCH_IOU, strongest detection first, whatever the categories; what stays
-    over is a candidate. A second detection on an annotated object is none, for the stronger one covers it.
+    over is a candidate. A second detection on an annotated object is none, for the stronger one covers it. neighbours: of the
+    detections, where they were found before.
     """
-    kept = np.flatnonzero(suppress_overlaps(detections, CANDIDATE_OVERLAP))
+    kept = np.flatnonzero((neighbours or find_neighbours(detections)).strongest)
     strong = detections[kept]
     score = np.asarray(strong.score)
     theirs, mine, iou = overlapping_pairs(strong, annotations, MATCH_IOU)
@@ -158,19 +204,25 @@ def find_candidates(annotations: Boxes, detections: Boxes) -> Ints:
     return kept[free]
 
 
-def compute_candidate_evidence(candidates: Ints, annotations: Boxes, detections: Boxes, sizes: Floats, category_count: int) -> pl.DataFrame:
+def compute_candidate_evidence(
+    candidates: Ints,
+    annotations: Boxes,
+    detections: Boxes,
+    sizes: Floats,
+    category_count: int,
+    neighbours: Neighbours | None = None,
+) -> pl.DataFrame:
     """One row a candidate: how sure the detector is, what lies at the same place already, and how it does elsewhere.
 
-    candidates: positions in `detections`; sizes (N, 2) width and height in pixels.
+    candidates: positions in `detections`; sizes (N, 2) width and height in pixels; neighbours: of the detections, where they were found
+    before.
     """
     boxes = detections[candidates]
     n = len(boxes)
-    vectors = score_vectors(detections, category_count)[candidates].astype(np.float64)
-    ordered = np.sort(vectors, axis=1)
+    top = find_top_two(boxes)
     mine, theirs, iou = overlapping_pairs(boxes, annotations, 0.0)
     shared = aligned_intersection(boxes.xyxy[mine], annotations.xyxy[theirs])
     same = boxes.category[mine] == annotations.category[theirs]
-    support_mine, support_theirs, support_iou = overlapping_pairs(boxes, detections, 0.5)
     score = np.asarray(detections.score)
     annotated_mine, annotated_theirs, _ = overlapping_pairs(annotations, detections, MATCH_IOU)
     agreement = max_per(
@@ -182,13 +234,13 @@ def compute_candidate_evidence(candidates: Ints, annotations: Boxes, detections:
     per_image = np.bincount(annotations.image_index, minlength=len(sizes))
     columns: dict[str, NDArray[Any]] = {
         "score": score[candidates],
-        "margin": ordered[:, -1] - ordered[:, -2] if category_count > 1 else ordered[:, -1],
-        "total": vectors.sum(axis=1),
+        "margin": top.first_score - top.second_score,
+        "total": top.total,
         "overlap": max_per(mine, iou, n),
         "overlap_same": max_per(mine[same], iou[same], n),
         "covered": max_per(mine, shared / np.maximum(box_area(boxes.xyxy[mine]), MIN_AREA), n),
         "covers": max_per(mine, shared / np.maximum(box_area(annotations.xyxy[theirs]), MIN_AREA), n),
-        "support": sum_per(support_mine, score[support_theirs] * support_iou, n) - score[candidates],
+        "support": (neighbours or find_neighbours(detections)).support[candidates],
         "crowd": per_image[boxes.image_index],
         "image_agreement": (sum_per(annotations.image_index, agreement, len(sizes)) / np.maximum(per_image, 1))[boxes.image_index],
         "habit": (sum_per(annotations.category, agreement, category_count) / per_category)[boxes.category],
@@ -196,10 +248,10 @@ def compute_candidate_evidence(candidates: Ints, annotations: Boxes, detections:
     return pl.DataFrame(columns | _shape(boxes, sizes, category_count))
 
 
-def proposed_boxes(annotations: Boxes, detections: Boxes, category_count: int) -> Floats:
+def proposed_boxes(annotations: Boxes, detections: Boxes) -> Floats:
     """The box that the detections would have drawn for each annotation's own category: (n, 4) pixels, NaN where they drew none."""
     mine, theirs, iou = overlapping_pairs(annotations, detections, PAIR_IOU)
-    same = score_vectors(detections, category_count)[theirs, annotations.category[mine]].astype(np.float64)
+    same = scores_of(detections, theirs, annotations.category[mine])
     best = best_pair_per(mine, same * iou, len(annotations))
     anchor = detections.xyxy[_at(theirs, best)] if len(detections) else np.zeros((len(annotations), 4))
     agrees = aligned_iou(detections.xyxy[theirs], anchor[mine]) >= MATCH_IOU

@@ -89,7 +89,7 @@ def _annotation_issues(table: pl.DataFrame, types: Sequence[str]) -> pl.DataFram
     own = pl.Series(np.clip(per_type.sum(axis=1), 0, 1))
     probability = pl.min_horizontal(pl.col("p_any"), own)
     rows = table.with_columns(kind, votes=pl.Series(votes), probability=probability)
-    rows = rows.filter(~_repeats_a_worse_one(rows))
+    rows = rows.filter(~_repeats_a_worse_one(rows), pl.col("probability") >= LEAST)
     clear = pl.max_horizontal(*(f"p_{k}" for k in wanted)) >= CLEAR * pl.col("probability")
     moves = clear & (pl.col("issue_type") == "badloc") & pl.col("proposed_x1").is_not_null()
     renames = clear & (pl.col("issue_type") == "swap") & pl.col("other_category").is_not_null()
@@ -135,6 +135,7 @@ def _repeats_a_worse_one(rows: pl.DataFrame) -> pl.Series:
 def _candidate_issues(table: pl.DataFrame, types: Sequence[str]) -> pl.DataFrame:
     if "overlooked" not in types or not table.height:
         return _no_issues(table)
+    table = table.filter(pl.col("probability") >= LEAST)
     seen = pl.format("The detector sees a '{}' here (confidence {})", "category", pl.col("score").round(2))
     alone = pl.when(pl.col("overlap") > 0.05).then(pl.lit(" beside what is annotated.")).otherwise(pl.lit(" where nothing is annotated."))
     return table.select(

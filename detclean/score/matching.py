@@ -3,14 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from detclean.boxes import Boxes, Floats, Ints, Mask, aligned_iou
+from detclean.boxes import Boxes, Floats, Ints, Mask, aligned_iou, box_area, find_close_pairs
 
 PAIRS_AT_ONCE = 1 << 18  # bounds memory; and columns of a few MB stay in the processor's cache, which makes it twice as fast as 4 million
+
+
+@dataclass(frozen=True)
+class Corners:
+    """x1, y1, x2, y2 and area of boxes as columns of their own, which are quicker to gather from than rows: (n,) each."""
+
+    x1: Floats
+    y1: Floats
+    x2: Floats
+    y2: Floats
+    area: Floats
+
+    @staticmethod
+    def of(boxes: Boxes) -> Corners:
+        x1, y1, x2, y2 = np.ascontiguousarray(boxes.xyxy.T)
+        return Corners(x1, y1, x2, y2, box_area(boxes.xyxy))
 
 
 def overlapping_pairs(a: Boxes, b: Boxes, min_iou: float) -> tuple[Ints, Ints, Floats]:
@@ -18,15 +35,26 @@ def overlapping_pairs(a: Boxes, b: Boxes, min_iou: float) -> tuple[Ints, Ints, F
 
     Sorted by the position in a. Never holds more than about PAIRS_AT_ONCE pairs before the cut.
     """
-    parts = []
+    parts: list[tuple[Ints, Ints, Floats]] = [(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))]
+    corners_a, corners_b = Corners.of(a), Corners.of(b)
     for first, second in pairs_in_same_image(a, b):
-        iou = aligned_iou(a.xyxy[first], b.xyxy[second])
-        kept = (iou >= min_iou) & (iou > 0)
+        overlapping, shared = find_overlaps(corners_a, corners_b, first, second)
+        first, second = first[overlapping], second[overlapping]
+        iou = shared / (corners_a.area[first] + corners_b.area[second] - shared)
+        kept = iou >= min_iou
         parts.append((first[kept], second[kept], iou[kept]))
-    if not parts:
-        return np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0)
     first, second, iou = (np.concatenate(column) for column in zip(*parts, strict=True))
     return first, second, iou
+
+
+def find_overlaps(a: Corners, b: Corners, first: Ints, second: Ints) -> tuple[Ints, Floats]:
+    """The pairs that overlap, positions among the pairs (o,), and their shared area (o,) in square pixels."""
+    width = np.minimum(a.x2[first], b.x2[second]) - np.maximum(a.x1[first], b.x1[second])
+    beside = np.flatnonzero(width > 0)
+    first, second = first[beside], second[beside]
+    height = np.minimum(a.y2[first], b.y2[second]) - np.maximum(a.y1[first], b.y1[second])
+    overlapping = np.flatnonzero(height > 0)
+    return beside[overlapping], width[beside[overlapping]] * height[overlapping]
 
 
 def pairs_in_same_image(a: Boxes, b: Boxes) -> Iterator[tuple[Ints, Ints]]:
@@ -55,17 +83,38 @@ def match_greedily(first: Ints, second: Ints, strength: Floats) -> Mask:
     return taken
 
 
-def suppress_overlaps(boxes: Boxes, max_iou: float) -> Mask:
-    """Category-blind non-maximum suppression within images: mask (n,) of the boxes that no stronger kept box covers."""
-    first, second, _ = overlapping_pairs(boxes, boxes, max_iou)
+@dataclass(frozen=True)
+class Neighbours:
+    """What the detections of an image say about each other: strongest (m,), those that no stronger kept one covers, whatever their
+    categories; support (m,), the sum of score x IoU over the others that lie at the same place."""
+
+    strongest: Mask
+    support: Floats
+
+
+def compute_neighbours(boxes: Boxes, max_iou: float, support_iou: float) -> Neighbours:
+    """max_iou: from which a stronger box covers another; support_iou, no higher than that: from which two lie at the same place."""
+    pairs = find_close_pairs(boxes.image_index, boxes.xyxy, support_iou)
+    iou = aligned_iou(boxes.xyxy[pairs[:, 0]], boxes.xyxy[pairs[:, 1]])
     score = _scores(boxes)
-    stronger = (score[first] > score[second]) | ((score[first] == score[second]) & (first < second))
-    first, second = first[stronger], second[stronger]
-    kept = np.ones(len(boxes), dtype=bool)
-    order = np.argsort(-score[first], kind="stable")
-    for f, s in zip(first[order].tolist(), second[order].tolist(), strict=True):
-        if kept[f]:
-            kept[s] = False
+    support = sum_per(pairs[:, 0], score[pairs[:, 1]] * iou, len(boxes)) + sum_per(pairs[:, 1], score[pairs[:, 0]] * iou, len(boxes))
+    return Neighbours(_suppress(pairs[iou >= max_iou], score), support)
+
+
+def suppress_overlaps(boxes: Boxes, max_iou: float) -> Mask:
+    """Category-blind non-maximum suppression within images: mask (n,) of the boxes that no stronger kept box covers. max_iou above 0."""
+    return _suppress(find_close_pairs(boxes.image_index, boxes.xyxy, max_iou), _scores(boxes))
+
+
+def _suppress(pairs: Ints, score: Floats) -> Mask:
+    """pairs (p, 2) of boxes that cover each other, the earlier first: it wins among equals."""
+    later_wins = score[pairs[:, 1]] > score[pairs[:, 0]]
+    strong, weak = np.where(later_wins, pairs[:, 1], pairs[:, 0]), np.where(later_wins, pairs[:, 0], pairs[:, 1])
+    kept = np.ones(len(score), dtype=bool)
+    order = np.lexsort((strong, -score[strong]))  # all of one box together, before those that it might suppress
+    for s, w in zip(strong[order].tolist(), weak[order].tolist(), strict=True):
+        if kept[s]:
+            kept[w] = False
     return kept
 
 
@@ -90,8 +139,14 @@ def sum_per(group: Ints, values: Floats, count: int) -> Floats:
 def best_pair_per(group: Ints, values: Floats, count: int) -> Ints:
     """The pair with the largest value of each group (the first of equals): -> (count,) positions, -1 where a group is empty."""
     result = np.full(count, -1, dtype=np.int64)
-    order = np.lexsort((-values, group))
-    if len(order):
-        heads = np.concatenate([[True], np.diff(group[order]) > 0])
-        result[group[order][heads]] = order[heads]
+    if not len(group):
+        return result
+    order = None if (np.diff(group) >= 0).all() else np.argsort(group, kind="stable")
+    if order is not None:
+        group, values = group[order], values[order]
+    heads = np.flatnonzero(np.diff(group, prepend=group[0] - 1))
+    largest = np.maximum.reduceat(values, heads)
+    best = np.flatnonzero(values == np.repeat(largest, np.diff(heads, append=len(group))))
+    first = best[np.diff(group[best], prepend=group[0] - 1) > 0]
+    result[group[first]] = first if order is None else order[first]
     return result

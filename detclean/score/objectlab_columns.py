@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from detclean.boxes import Boxes, Floats, Ints, Mask
-from detclean.score.matching import best_pair_per, pairs_in_same_image, sum_per
+from detclean.score.matching import Corners, best_pair_per, find_overlaps, pairs_in_same_image, sum_per
 
 ALPHA = 0.9  # of a similarity is IoU, the rest nearness
 NEARNESS_PER_PX = 0.1
@@ -78,7 +78,8 @@ def _compare(annotations: Boxes, detections: Boxes) -> _Compared:
     n, m = len(annotations), len(detections)
     score = np.asarray(detections.score)
     sure, likely = score >= HIGH, score > LOW
-    given, seen = _Corners.of(annotations), _Corners.of(detections)
+    given, seen = Corners.of(annotations), Corners.of(detections)
+    given_at, seen_at = (np.stack([(boxes.x1 + boxes.x2) / 2, (boxes.y1 + boxes.y2) / 2]) for boxes in (given, seen))
     other, own, annotated = np.full(n, -1.0), np.full(n, -1.0), np.full(m, -1.0)
     covered, least = np.zeros(m, bool), 1.0
     near: list[tuple[Ints, Ints, Floats]] = []
@@ -95,7 +96,7 @@ def _compare(annotations: Boxes, detections: Boxes) -> _Compared:
         if least <= LEAST_SIMILARITY:  # there is none smaller, so that only pairs with a sure or a fitting detection are of interest
             wanted = np.flatnonzero(sure[second] | (same & likely[second] & (overlap > 0)))
             first, second, same, overlap = first[wanted], second[wanted], same[wanted], overlap[wanted]
-        similarity = overlap * ALPHA + (1 - ALPHA) * (1 - (1 - _nearness(given, seen, first, second)))
+        similarity = overlap * ALPHA + (1 - ALPHA) * (1 - (1 - _nearness(given_at, seen_at, first, second)))
         above = similarity[similarity > 0]
         least = min(least, float(above.min())) if len(above) else least
         strangers, fitting, known = ~same & (score[second] > HIGH), same & likely[second] & (overlap > 0), same & sure[second]
@@ -106,36 +107,16 @@ def _compare(annotations: Boxes, detections: Boxes) -> _Compared:
     return _Compared(other, own, annotated, covered, least, (pairs[0], pairs[1], pairs[2]))
 
 
-@dataclass(frozen=True)
-class _Corners:
-    """x1, y1, x2, y2, area and centre of boxes as columns of their own, which are quicker to gather from than rows."""
-
-    x1: Floats
-    y1: Floats
-    x2: Floats
-    y2: Floats
-    area: Floats
-    x: Floats
-    y: Floats
-
-    @staticmethod
-    def of(boxes: Boxes) -> _Corners:
-        x1, y1, x2, y2 = np.ascontiguousarray(boxes.xyxy.T)
-        return _Corners(x1, y1, x2, y2, (x2 - x1) * (y2 - y1), (x1 + x2) / 2, (y1 + y2) / 2)
-
-
-def _overlaps(a: _Corners, b: _Corners, first: Ints, second: Ints) -> tuple[Ints, Floats]:
+def _overlaps(a: Corners, b: Corners, first: Ints, second: Ints) -> tuple[Ints, Floats]:
     """The pairs that overlap, positions among the pairs (o,), and their IoU (o,)."""
-    width = np.minimum(a.x2[first], b.x2[second]) - np.maximum(a.x1[first], b.x1[second])
-    height = np.minimum(a.y2[first], b.y2[second]) - np.maximum(a.y1[first], b.y1[second])
-    overlapping = np.flatnonzero((width > 0) & (height > 0))
-    shared = width[overlapping] * height[overlapping]
+    overlapping, shared = find_overlaps(a, b, first, second)
     union = a.area[first[overlapping]] + b.area[second[overlapping]] - shared
     return overlapping, shared / np.maximum(union, TINY_AREA)
 
 
-def _nearness(a: _Corners, b: _Corners, first: Ints, second: Ints) -> Floats:
-    x, y = a.x[first] - b.x[second], a.y[first] - b.y[second]
+def _nearness(a: Floats, b: Floats, first: Ints, second: Ints) -> Floats:
+    """Of the centres of pairs, given all centres (2, n) and (2, m)."""
+    x, y = a[0][first] - b[0][second], a[1][first] - b[1][second]
     nearness: Floats = np.exp(-np.sqrt(x * x + y * y) * NEARNESS_PER_PX)
     return nearness
 
@@ -143,7 +124,7 @@ def _nearness(a: _Corners, b: _Corners, first: Ints, second: Ints) -> Floats:
 def _find_conflicting(annotations: Boxes) -> Mask:
     """Annotations (n,) that another one of a different category covers all but wholly."""
     conflicting = np.zeros(len(annotations), bool)
-    corners = _Corners.of(annotations)
+    corners = Corners.of(annotations)
     for first, second in pairs_in_same_image(annotations, annotations):
         overlapping, iou = _overlaps(corners, corners, first, second)
         close = overlapping[iou >= CONFLICT_IOU]
@@ -190,7 +171,7 @@ def _average_precision(annotations: Boxes, detections: Boxes, near: tuple[Ints, 
         category_of = detections.category[level]
         order = np.lexsort((place[level], category_of))
         ends = np.searchsorted(category_of[order], np.arange(category_count + 1))
-        for category in np.flatnonzero(np.diff(ends)):
+        for category in np.flatnonzero(np.diff(ends)).tolist():
             places = place[level[order[ends[category] : ends[category + 1]]]]
             result[category] += _area_under_curve(places, int(count[category]))
     return result / np.float32(len(IOU_LEVELS))

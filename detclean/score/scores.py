@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from detclean.boxes import Boxes, Floats, Ints, Mask, aligned_intersection, box_area
 from detclean.dataset import Dataset
 from detclean.score.calibration import ANNOTATION_TYPES, Probabilities, compute_probabilities
-from detclean.score.evidence import PAIR_IOU, compute_annotation_evidence, proposed_boxes, score_vectors
+from detclean.score.evidence import PAIR_IOU, ROWS_AT_ONCE, compute_annotation_evidence, find_top_two, proposed_boxes
 from detclean.score.looks import Looks, draw_looks, leave_out_crowds
 from detclean.score.matching import best_pair_per, overlapping_pairs, sum_per
 from detclean.score.objectlab import ObjectLabScores, compute_objectlab_scores
@@ -179,7 +179,7 @@ def _annotation_table(
         "best_iou": evidence["best_iou"],
         "best_score": evidence["best_score"],
         "other_category": _names(dataset.categories, evidence["other_category"].to_numpy()),
-        **_corners(proposed_boxes(boxes, detections, category_count), "proposed_"),
+        **_corners(proposed_boxes(boxes, detections), "proposed_"),
     }
     return pl.DataFrame(columns)
 
@@ -244,13 +244,23 @@ def _hardness(annotations: Boxes, detections: Boxes, category_count: int) -> Flo
     Read from the score vector of the best-fitting detection; 1 where nothing was detected, for an annotated object that is not
     seen at all is as hard as can be.
     """
-    vectors = score_vectors(detections, category_count)
+    top = find_top_two(detections)
     mine, theirs, iou = overlapping_pairs(annotations, detections, PAIR_IOU)
-    best = best_pair_per(mine, vectors[theirs].max(axis=1) * iou, len(annotations))
+    best = best_pair_per(mine, top.first_score[theirs] * iou, len(annotations))
     seen: Mask = best >= 0
     hardness = np.ones(len(annotations))
-    scores = vectors[theirs[best[seen]]].astype(np.float64)
-    shares = np.concatenate([scores, 1 - scores.max(axis=1, keepdims=True)], axis=1)
-    shares = np.clip(shares / shares.sum(axis=1, keepdims=True), 1e-12, 1)
-    hardness[seen] = -(shares * np.log(shares)).sum(axis=1) / np.log(category_count + 1)
+    hardness[seen] = _entropy(detections, theirs[best[seen]]) / np.log(category_count + 1)
     return np.clip(hardness, 0, 1)
+
+
+def _entropy(detections: Boxes, rows: Ints) -> Floats:
+    """Of the shares of each category and of the background in the score vectors of the detections `rows` (r,)."""
+    entropy = np.zeros(len(rows))
+    for start in range(0, len(rows), ROWS_AT_ONCE):
+        chosen = rows[start : start + ROWS_AT_ONCE]
+        vectors = np.asarray(detections.score)[chosen, None] if detections.class_scores is None else detections.class_scores[chosen]
+        scores = vectors.astype(np.float64)
+        shares = np.concatenate([scores, 1 - scores.max(axis=1, keepdims=True)], axis=1)
+        shares = np.clip(shares / shares.sum(axis=1, keepdims=True), 1e-12, 1)
+        entropy[start : start + len(chosen)] = -(shares * np.log(shares)).sum(axis=1)
+    return entropy

@@ -7,14 +7,15 @@ once at every look and at every detection, by whoever had the pictures, and is l
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import polars as pl
 
 from detclean.boxes import Boxes, Floats, Ints, Mask
-from detclean.score.evidence import MATCH_IOU, compute_annotation_evidence, compute_candidate_evidence
+from detclean.score.evidence import MATCH_IOU, compute_annotation_evidence, compute_candidate_evidence, find_neighbours
 from detclean.score.looks import Looks
-from detclean.score.matching import overlapping_pairs
+from detclean.score.matching import Neighbours, overlapping_pairs
 
 NAMES = ("twin", "other_category")  # columns of evidence that are names, not quantities
 INDEPENDENT = {*NAMES, "twin_iou", "twin_same", "log_area", "unusual_width", "unusual_height", "share", "border", "crowd"}  # of detectors
@@ -47,6 +48,11 @@ class Sources:
     sizes: Floats
     category_count: int
     gathered: Gathered = NOTHING_GATHERED
+
+    @cached_property
+    def neighbours(self) -> Neighbours:
+        """What the detections say about each other, whatever is planted: found once."""
+        return find_neighbours(self.detections)
 
     def repeats(self) -> list[Boxes]:
         """The detections of each repeat."""
@@ -106,7 +112,7 @@ def _average(parts: list[pl.DataFrame]) -> pl.DataFrame:
 def gather_candidate_evidence(sources: Sources, candidates: Ints, annotations: Boxes) -> pl.DataFrame:
     """One row a candidate: positions in the detections (c,), beside the annotations that are there."""
     detections = sources.detections
-    table = compute_candidate_evidence(candidates, annotations, detections, sources.sizes, sources.category_count)
+    table = compute_candidate_evidence(candidates, annotations, detections, sources.sizes, sources.category_count, sources.neighbours)
     parts = [table, *(at[candidates] for at in sources.gathered.detections)]
     if len(repeats := sources.repeats()) > 1:
         parts.append(pl.DataFrame({"seen_by": _count_repeats(detections[candidates], repeats)}))
