@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,10 @@ class Boxes:
         if not isinstance(chosen, slice) and not chosen.size and chosen.dtype != bool:
             chosen = chosen.astype(np.int64)  # an empty list has no type of its own
         return Boxes(**{name: column[chosen] for name, column in self.columns().items()})
+
+    def without_vectors(self) -> Boxes:
+        """The same without class_scores: of millions of detections a slice with them is a copy of gigabytes."""
+        return replace(self, class_scores=None)
 
     def by_image(self, image_count: int) -> list[slice]:
         """One slice an image, in order: `boxes[slices[i]]` are the boxes of image i."""

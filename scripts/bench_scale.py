@@ -2,6 +2,7 @@
 
     python scripts/bench_scale.py                       a hundredth, a tenth and all of COCO: a table
     python scripts/bench_scale.py --sizes 0.01 --cleanlab 0.01
+    python scripts/bench_scale.py --sizes 0.1 --skip engine read run score --rows 5000 20000 40000 80000
 
 The data set is made up: 118,000 images, 860,000 annotations with polygons, 3.5 million detections, 80 categories (and shares of that),
 written as a COCO file and a results file. Each figure is taken in a process of its own. cleanlab is run in the same process as the fast
@@ -15,19 +16,23 @@ import contextlib
 import io
 import json
 import resource
+import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import orjson
+import polars as pl
 
 from detclean.boxes import Boxes, clip_boxes, xyxy_to_xywh
+from detclean.dataset import Dataset
 
 IMAGES, ANNOTATIONS, DETECTIONS, CATEGORIES = 118_000, 860_000, 3_500_000, 80
 FULL_SIZE_TARGETS = {"engine s": 15, "run s": 120, "run GiB": 6}
@@ -139,7 +144,8 @@ def measure_run(folder: Path) -> dict[str, float]:
     from detclean.pipeline import run_pipeline
     from detclean.show.progress import open_display
 
-    (folder / "config.yaml").write_text(f"name: scale\nruns: {folder}\ndata: annotations.json\nimages: none\npredictions: results.json\n")
+    shutil.rmtree(folder / "run", ignore_errors=True)
+    (folder / "config.yaml").write_text(f"name: run\nruns: {folder}\ndata: annotations.json\nimages: none\npredictions: results.json\n")
     config = read_config(folder / "config.yaml")
     with open_display(config.folder / "run.log") as display:
         seconds, result = timed(lambda: run_pipeline(config, display))
@@ -148,6 +154,48 @@ def measure_run(folder: Path) -> dict[str, float]:
     return {"run s": seconds, "run GiB": peak_gib(), "issues": result.issues.height} | {
         f"{stage} s": spent for stage, spent in result.summary["seconds"].items()
     }
+
+
+def measure_scoring(share: float) -> dict[str, float]:
+    """Scoring alone, of detections with a full score vector each, as detclean's own detectors give them."""
+    from detclean.score.scores import score_dataset
+
+    annotations, detections, sizes = make_boxes(share, np.random.default_rng(0))
+    rng = np.random.default_rng(1)
+    vectors = rng.random((len(detections), CATEGORIES), dtype=np.float32)
+    vectors *= 0.2 * np.asarray(detections.score, dtype=np.float32)[:, None]
+    vectors[np.arange(len(detections)), detections.category] = np.asarray(detections.score)
+    seconds, _ = timed(lambda: score_dataset(as_dataset(annotations, sizes), replace(detections, class_scores=vectors)))
+    return {"score with vectors s": seconds, "score with vectors GiB": peak_gib()}
+
+
+def measure_rows(share: float, rows: int) -> dict[str, float]:
+    """How well planted errors are found (average precision), and the time, where the models learn from so many given rows."""
+    from sklearn.metrics import average_precision_score
+
+    from detclean.score import calibration
+    from detclean.score.looks import draw_looks
+    from detclean.score.planting import plant_errors
+    from detclean.score.sources import Sources
+
+    rng = np.random.default_rng(5)
+    annotations, detections, sizes = make_boxes(share, rng)
+    rates = dict.fromkeys(("overlooked", "badloc", "swap", "spurious", "duplicate"), 0.01)
+    planted = plant_errors(annotations, sizes, CATEGORIES, rates, rng)
+    sources = Sources(draw_looks(planted.annotations, sizes, CATEGORIES), detections, sizes, CATEGORIES)
+    calibration.MOST_ROWS = rows
+    seconds, found = timed(lambda: calibration.compute_probabilities(sources, rounds=1))
+    told = found.annotations | {"any": np.sum(list(found.annotations.values()), axis=0)}
+    wrong = {kind: planted.kind == kind for kind in found.annotations} | {"any": planted.kind != ""}
+    return {f"AP {kind}": float(average_precision_score(wrong[kind], told[kind])) for kind in told} | {"s": seconds}
+
+
+def as_dataset(annotations: Boxes, sizes: np.ndarray) -> Dataset:
+    images = pl.DataFrame({"image_id": np.arange(len(sizes)), "width": sizes[:, 0], "height": sizes[:, 1]}).with_columns(
+        file_name=pl.col("image_id").cast(pl.String), path=pl.lit(None, pl.String), split=pl.lit(None, pl.String)
+    )
+    names = tuple(f"category {i}" for i in range(CATEGORIES))
+    return Dataset(images, names, annotations, np.arange(len(annotations)), "memory", Path("memory"))
 
 
 def peak_gib() -> float:
@@ -175,7 +223,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=float, nargs="+", default=[0.01, 0.1, 1.0], help="shares of COCO's size")
     parser.add_argument("--cleanlab", type=float, nargs="*", default=[0.01], help="the sizes at which cleanlab is run as well")
-    parser.add_argument("--skip", nargs="*", default=[], choices=["engine", "read", "run"])
+    parser.add_argument("--skip", nargs="*", default=[], choices=["engine", "read", "run", "score"])
+    parser.add_argument("--rows", type=int, nargs="*", default=[], help="numbers of rows to learn from, compared at the last size")
     parser.add_argument("--folder", type=Path, help="where the files are made and kept; by default a temporary folder")
     parser.add_argument("--json", type=Path, help="the figures go there as well")
     arguments = parser.parse_args()
@@ -192,8 +241,13 @@ def main() -> None:
                 figures[share] |= alone(measure_reading, folder)
             if "run" not in arguments.skip:
                 figures[share] |= alone(measure_run, folder)
+            if "score" not in arguments.skip:
+                figures[share] |= alone(measure_scoring, share)
             print(f"{share:g}: {figures[share]}", file=sys.stderr)
     print_table(figures)
+    for rows in arguments.rows:
+        found = alone(measure_rows, arguments.sizes[-1], rows)
+        print(f"learning from {rows:,} rows: " + ", ".join(f"{name} {value:.3f}" for name, value in found.items()))
     if arguments.json:
         arguments.json.write_text(json.dumps(figures, indent=2))
 

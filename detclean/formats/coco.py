@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +21,19 @@ from detclean.formats.imagefiles import read_image_sizes
 from detclean.formats.jsonfile import (
     NOT_AS_EXPECTED,
     PLAIN_IDS,
+    Encoded,
     as_numbers,
+    decode,
     decode_as,
+    encode,
     is_id,
     is_row,
+    join_list,
+    join_object,
     load_json,
-    load_plain,
     look_up,
     read_bytes,
+    split_document,
 )
 from detclean.formats.records import FindingLog, issue_boxes, make_unique, require
 
@@ -89,7 +94,8 @@ def _read_document(source: Path) -> _Document:
     """What is read of a COCO file; whatever else stands in it, its outlines above all, is passed over. Raises DatasetError."""
     content = read_bytes(source)
     try:
-        return decode_as(content, _Document)
+        known: _Document = decode_as(content, _Document)
+        return known
     except NOT_AS_EXPECTED:  # the slower way accepts NaN, and knows the line or the record of what is wrong
         document = load_json(source)
         _check_document(document, source)
@@ -263,34 +269,41 @@ def _read_bboxes(bboxes: list[Any]) -> tuple[Floats, Mask]:
 
 
 def write_cleaned_coco(dataset: Dataset, edits: Sequence[Edit], out: Path, *, drop_images: Sequence[int], copy_images: bool) -> None:
-    """annotations.json and images/; arguments as in `formats.write_cleaned`. A record that no edit names equals the source's."""
-    document, is_plain = load_plain(dataset.source)
-    _check_document(document, dataset.source)
-    raw_of = {str(record["id"]): record["id"] for record in document["images"] if is_id(record.get("id"))}
+    """annotations.json and images/; arguments as in `formats.write_cleaned`. A record that no edit names is the source's to the byte."""
+    known = _read_document(dataset.source)
+    parts, records = split_document(dataset.source, ("images", "annotations"))
+    raw_of = {str(image.id): image.id for image in known.images if is_id(image.id)}
     image_ids = dataset.images["image_id"].cast(pl.String).to_list()
     if unknown := next((image_id for image_id in image_ids if image_id not in raw_of), None):
         raise DatasetError(f"{dataset.source}: has no image {unknown} any more; it has changed, run again")
     dropped = {raw_of[image_ids[i]] for i in drop_images}
-    records = _edit_records(dataset, document["annotations"], edits, [raw_of[image_id] for image_id in image_ids])
-    annotations = [record for record in records if not (is_id(record.get("image_id")) and record["image_id"] in dropped)]
-    images = [record for record in document["images"] if not (is_id(record.get("id")) and record["id"] in dropped)]
-    _share_images(dataset, images, out / "images", copy_images)
-    cleaned = document | {"images": images, "annotations": annotations}
-    write_whole(out / "annotations.json", orjson.dumps(cleaned) if is_plain else json.dumps(cleaned))
+    stays = [not (is_id(image.id) and image.id in dropped) for image in known.images]
+    owners = [not (is_id(annotation.image_id) and annotation.image_id in dropped) for annotation in known.annotations]
+    changed, added = _edit_records(dataset, records["annotations"], edits, [raw_of[image_id] for image_id in image_ids])
+    new_ids = _next_ids([annotation.id for annotation in known.annotations], len(added))
+    kept = [changed.get(i, record) for i, record in enumerate(records["annotations"]) if owners[i]]
+    _share_images(dataset, [image.file_name for image in compress(known.images, stays)], out / "images", copy_images)
+    parts["images"] = join_list(compress(records["images"], stays))
+    more = (encode({"id": identity} | record) for identity, record in zip(new_ids, added, strict=True) if record["image_id"] not in dropped)
+    parts["annotations"] = join_list([*(record for record in kept if record is not None), *more])
+    write_whole(out / "annotations.json", join_object(parts))
 
 
-def _edit_records(dataset: Dataset, source_records: list[Record], edits: Sequence[Edit], raw_image_ids: list[Any]) -> list[Record]:
-    """The annotation records after the edits, in their order, the added ones behind; records without an edit are the same objects."""
+def _edit_records(
+    dataset: Dataset, source_records: Sequence[Encoded], edits: Sequence[Edit], raw_image_ids: list[Any]
+) -> tuple[dict[int, bytes | None], list[Record]]:
+    """The annotation records that the edits change, by their position, None for a deleted one; and those that they add, without an id."""
     changed: dict[int, Record | None] = {}
-    added: list[Edit] = []
+    added: list[Record] = []
     for edit in edits:
         if edit.annotation is None:
-            added.append(edit)
+            head = {"image_id": raw_image_ids[edit.image_index], "category_id": dataset.category_ids[require(edit.category)]}
+            added.append(head | _box_fields(dataset, edit) | {"iscrowd": 0, "segmentation": []})
             continue
         position = int(dataset.source_rows[edit.annotation])
         if position >= len(source_records):
             raise DatasetError(f"{dataset.source}: has no annotations[{position}] any more; it has changed, run again")
-        record = changed.get(position, source_records[position])
+        record = changed[position] if position in changed else decode(source_records[position])
         if edit.action == "delete" or record is None:
             changed[position] = None
         elif edit.action == "relabel":
@@ -298,13 +311,7 @@ def _edit_records(dataset: Dataset, source_records: list[Record], edits: Sequenc
         elif edit.action == "move":
             outline: Record = {"segmentation": []} if "segmentation" in record else {}
             changed[position] = record | _box_fields(dataset, edit) | outline
-    records = [changed.get(i, record) for i, record in enumerate(source_records)]
-    new_ids = _next_ids([record.get("id") for record in source_records], len(added))
-    for edit, identity in zip(added, new_ids, strict=True):
-        category_id = dataset.category_ids[require(edit.category)]
-        head = {"id": identity, "image_id": raw_image_ids[edit.image_index], "category_id": category_id}
-        records.append(head | _box_fields(dataset, edit) | {"iscrowd": 0, "segmentation": []})
-    return [record for record in records if record is not None]
+    return {position: None if record is None else encode(record) for position, record in changed.items()}, added
 
 
 def _box_fields(dataset: Dataset, edit: Edit) -> Record:
@@ -324,13 +331,13 @@ def _next_ids(ids: list[Any], count: int) -> list[Any]:
     return [identity for identity in free if identity not in taken][:count]
 
 
-def _share_images(dataset: Dataset, records: list[Record], folder: Path, copy_images: bool) -> None:
+def _share_images(dataset: Dataset, file_names: list[Any], folder: Path, copy_images: bool) -> None:
     """The pictures below `folder` under their file names, but those whose name is absolute or leads upwards, out of any folder."""
     path_of = {name: path for path, name in dataset.images.select("path", "file_name").iter_rows() if path is not None}
     ends = ((path, os.sep + os.path.normpath(name)) for name, path in path_of.items())
     home = next((path.removesuffix(end) for path, end in ends if path.endswith(end)), None)  # for images outside this part
-    for file_name in dict.fromkeys(record.get("file_name") for record in records):
-        if not isinstance(file_name, str) or os.path.isabs(file_name) or os.path.normpath(file_name).startswith(".."):
+    for file_name in dict.fromkeys(name for name in file_names if isinstance(name, str)):
+        if os.path.isabs(file_name) or os.path.normpath(file_name).startswith(".."):
             continue
         picture = path_of.get(file_name) or (home and os.path.join(home, file_name))
         if picture and os.path.isfile(picture):

@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import gc
 import json
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain, repeat
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias
 
 import msgspec
 import numpy as np
-import orjson
 
 from detclean.boxes import Floats, Ints
 from detclean.errors import DatasetError
 
-T = TypeVar("T")
 NOT_AS_EXPECTED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)  # what msgspec raises for content it cannot read as a type
 PLAIN_IDS = {int, str}
-LONG_NUMBER = re.compile(rb"(?<![.\d])\d{19,}")  # may exceed 64 bits, which orjson would read as a float
-DIGITS = bytes(ord("0") if chr(byte).isascii() and chr(byte).isdigit() else ord(" ") for byte in range(256))
+Encoded: TypeAlias = bytes | msgspec.Raw  # a value as it stands in a file
 
 
 @contextmanager
@@ -37,7 +33,7 @@ def no_collection() -> Iterator[None]:
             gc.enable()
 
 
-def decode_as(content: bytes, layout: type[T]) -> T:
+def decode_as(content: Encoded, layout: Any) -> Any:
     """A document as a type; fields that the type does not have are passed over. Raises NOT_AS_EXPECTED."""
     with no_collection():
         return msgspec.json.decode(content, type=layout)
@@ -53,25 +49,48 @@ def read_bytes(path: Path) -> bytes:
 
 def load_json(path: Path) -> Any:
     """A JSON file's content; NaN and numbers of more than 64 bits are kept. Raises DatasetError with the line where it is damaged."""
-    return load_plain(path)[0]
-
-
-def load_plain(path: Path) -> tuple[Any, bool]:
-    """The content, and whether it is plain: without NaN and long numbers, which orjson would write as something else."""
     content = read_bytes(path)
-    # The precise search is slow, so first it is asked whether there are 19 digits in a row at all.
-    if b"0" * 19 not in content.translate(DIGITS) or not LONG_NUMBER.search(content):
-        try:
-            with no_collection():
-                return orjson.loads(content), True
-        except orjson.JSONDecodeError:
-            pass  # the slower reader accepts more, and knows the line of what it does not
     try:
-        return json.loads(content), False
+        return decode_as(content, Any)
+    except NOT_AS_EXPECTED:
+        pass  # the slower reader accepts NaN, and knows the line of what it does not accept
+    try:
+        return json.loads(content)
     except json.JSONDecodeError as error:
         raise DatasetError(f"{path}:{error.lineno}: is not valid JSON ({error.msg}, column {error.colno}); write the file again") from None
     except (UnicodeDecodeError, RecursionError):
         raise DatasetError(f"{path}: is not valid JSON in UTF-8; write the file again") from None
+
+
+def split_document(path: Path, lists: Sequence[str]) -> tuple[dict[str, Encoded], dict[str, list[Encoded]]]:
+    """A JSON object as its values, and each of the named lists as its records, all as they are encoded in the file.
+
+    Raises DatasetError where the file is damaged. The lists have to be there.
+    """
+    try:
+        parts: dict[str, Encoded] = decode_as(read_bytes(path), dict[str, msgspec.Raw])
+        return parts, {name: decode_as(parts[name], list[msgspec.Raw]) for name in lists}
+    except NOT_AS_EXPECTED:  # NaN
+        document = load_json(path)
+        records: dict[str, list[Encoded]] = {name: [encode(record) for record in document[name]] for name in lists}
+        return {name: b"" if name in lists else encode(value) for name, value in document.items()}, records
+
+
+def encode(value: Any) -> bytes:
+    """A value as JSON, with NaN and numbers of any size as Python writes them."""
+    return json.dumps(value).encode()
+
+
+def decode(content: Encoded) -> Any:
+    return json.loads(bytes(content))
+
+
+def join_list(records: Iterable[Encoded]) -> bytes:
+    return b"[" + b",\n".join(records) + b"]"
+
+
+def join_object(parts: Mapping[str, Encoded]) -> bytes:
+    return b"{" + b",\n".join(b"".join((encode(name), b": ", value)) for name, value in parts.items()) + b"}"
 
 
 def is_id(value: object) -> bool:

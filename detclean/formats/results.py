@@ -53,17 +53,19 @@ def _read_records(path: Path) -> list[_Detection]:
     content = read_bytes(path)
     try:
         if content[:100].lstrip().startswith(b"{"):
-            return decode_as(content, _Detections).annotations
-        return decode_as(content, list[_Detection])
+            whole: _Detections = decode_as(content, _Detections)
+            return whole.annotations
+        records: list[_Detection] = decode_as(content, list[_Detection])
+        return records
     except NOT_AS_EXPECTED:  # the slower way accepts NaN, and knows the line or the record of what is wrong
         document = load_json(path)
-    records = document.get("annotations") if isinstance(document, dict) else document
-    if not isinstance(records, list):
+    found = document.get("annotations") if isinstance(document, dict) else document
+    if not isinstance(found, list):
         raise DatasetError(f"{path}: is no list of detections; a COCO results file is [{{image_id, category_id, bbox, score}}, ...]")
-    for i, record in enumerate(records):
+    for i, record in enumerate(found):
         if not isinstance(record, dict) or not all(key in record for key in ("image_id", "category_id", "bbox", "score")):
             raise DatasetError(f"{path}: record {i} lacks image_id, category_id, bbox or score; write all four")
-    return msgspec.convert(records, list[_Detection])
+    return msgspec.convert(found, list[_Detection])
 
 
 def _read_results(path: Path, dataset: Dataset) -> Boxes:

@@ -130,7 +130,7 @@ def _plant_round(sources: Sources, given_candidates: Ints, rng: np.random.Genera
     boxes = Examples(_numbers(evidence), target, context.image_index, known)
 
     candidates = find_candidates(context, detections, sources.neighbours)
-    claimed = _claim(looks.boxes[looks.given[planted.removed]], detections[candidates])
+    claimed = _claim(looks.boxes[looks.given[planted.removed]], detections.without_vectors()[candidates])
     evidence = gather_candidate_evidence(sources, candidates, context)
     given = np.searchsorted(given_candidates, candidates)
     known = np.where(np.isin(candidates, given_candidates) & ~claimed, given, -1)

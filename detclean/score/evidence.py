@@ -57,22 +57,24 @@ class TopTwo:
         return np.where(is_own, self.second[rows], self.first[rows]), np.where(is_own, self.second_score[rows], self.first_score[rows])
 
 
-def find_top_two(detections: Boxes) -> TopTwo:
-    """Looks at ROWS_AT_ONCE score vectors at a time; without vectors the second category is none, with a score of 0."""
-    score, m = np.asarray(detections.score, dtype=np.float64), len(detections)
-    if detections.class_scores is None:
-        return TopTwo(detections.category, score, np.zeros(m, np.int64), np.zeros(m), score)
-    parts = []
-    for start in range(0, m, ROWS_AT_ONCE):
-        vectors = detections.class_scores[start : start + ROWS_AT_ONCE].copy()
-        rows, total = np.arange(len(vectors)), vectors.sum(axis=1, dtype=np.float64)
+def find_top_two(detections: Boxes, rows: Ints | None = None) -> TopTwo:
+    """Of the detections `rows` (r,), or of all. Copies ROWS_AT_ONCE score vectors at a time, not all of them."""
+    score = np.asarray(detections.score, dtype=np.float64)
+    if detections.class_scores is None:  # the second category is none, with a score of 0
+        first, score = (detections.category, score) if rows is None else (detections.category[rows], score[rows])
+        return TopTwo(first, score, np.zeros_like(first), np.zeros_like(score), score)
+    parts = [(np.zeros(0, np.int64), np.zeros(0), np.zeros(0, np.int64), np.zeros(0), np.zeros(0))]
+    count = len(detections) if rows is None else len(rows)
+    for start in range(0, count, ROWS_AT_ONCE):
+        part = slice(start, min(start + ROWS_AT_ONCE, count))
+        vectors = detections.class_scores[part].copy() if rows is None else detections.class_scores[rows[part]]
+        own, total = np.arange(len(vectors)), vectors.sum(axis=1, dtype=np.float64)
         first = vectors.argmax(axis=1)
-        first_score = vectors[rows, first].astype(np.float64)
-        vectors[rows, first] = 0
+        first_score = vectors[own, first].astype(np.float64)
+        vectors[own, first] = 0
         second = vectors.argmax(axis=1)
-        parts.append((first, first_score, second, vectors[rows, second].astype(np.float64), total))
-    empty = (np.zeros(0, np.int64), np.zeros(0), np.zeros(0, np.int64), np.zeros(0), np.zeros(0))
-    return TopTwo(*(np.concatenate(column) for column in zip(*(parts or [empty]), strict=True)))
+        parts.append((first, first_score, second, vectors[own, second].astype(np.float64), total))
+    return TopTwo(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
 def compute_annotation_evidence(annotations: Boxes, detections: Boxes, sizes: Floats, category_count: int) -> pl.DataFrame:
@@ -195,7 +197,7 @@ def find_candidates(annotations: Boxes, detections: Boxes, neighbours: Neighbour
     detections, where they were found before.
     """
     kept = np.flatnonzero((neighbours or find_neighbours(detections)).strongest)
-    strong = detections[kept]
+    strong = detections.without_vectors()[kept]
     score = np.asarray(strong.score)
     theirs, mine, iou = overlapping_pairs(strong, annotations, MATCH_IOU)
     taken = match_greedily(theirs, mine, score[theirs] + 1e-3 * iou)
@@ -217,9 +219,9 @@ def compute_candidate_evidence(
     candidates: positions in `detections`; sizes (N, 2) width and height in pixels; neighbours: of the detections, where they were found
     before.
     """
-    boxes = detections[candidates]
+    boxes = detections.without_vectors()[candidates]
     n = len(boxes)
-    top = find_top_two(boxes)
+    top = find_top_two(detections, candidates)
     mine, theirs, iou = overlapping_pairs(boxes, annotations, 0.0)
     shared = aligned_intersection(boxes.xyxy[mine], annotations.xyxy[theirs])
     same = boxes.category[mine] == annotations.category[theirs]

@@ -16,7 +16,7 @@ from detclean.score.calibration import ANNOTATION_TYPES, Probabilities, compute_
 from detclean.score.evidence import PAIR_IOU, ROWS_AT_ONCE, compute_annotation_evidence, find_top_two, proposed_boxes
 from detclean.score.looks import Looks, draw_looks, leave_out_crowds
 from detclean.score.matching import best_pair_per, overlapping_pairs, sum_per
-from detclean.score.objectlab import ObjectLabScores, compute_objectlab_scores
+from detclean.score.objectlab import Engine, ObjectLabScores, compute_objectlab_scores
 from detclean.score.rules import score_annotations_by_rules, score_candidates_by_rules
 from detclean.score.sources import NOTHING_GATHERED, Gathered, Sources
 
@@ -46,11 +46,13 @@ def score_dataset(
     gathered: Gathered = NOTHING_GATHERED,
     planting_rounds: int = 40,
     seed: int = 0,
+    engine: Engine = "fast",
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Scores:
     """Probabilities, cleanlab's scores and proposals for a data set and its out-of-fold detections (sorted by image, with score).
 
     gathered: evidence from elsewhere, one row a look or a detection; the looks are those of `draw_dataset_looks` with the same seed.
+    engine: who computes cleanlab's scores, see `compute_objectlab_scores`.
     """
     _check_detections(detections, dataset)
     annotations, category_count = dataset.annotations, len(dataset.categories)
@@ -60,7 +62,7 @@ def score_dataset(
     probabilities = _leave_out_crowds(
         compute_probabilities(sources, rounds=planting_rounds, seed=seed, progress=progress), detections, annotations[crowd]
     )
-    objectlab = compute_objectlab_scores(judged, detections, dataset.image_count, category_count)
+    objectlab = compute_objectlab_scores(judged, detections, dataset.image_count, category_count, engine=engine)
     agreeing = _count_agreeing_repeats(sources, probabilities.evidence)
     annotation_table = _annotation_table(dataset, np.flatnonzero(~crowd), detections, probabilities, objectlab, agreeing)
     candidate_table = _candidate_table(dataset, detections, probabilities, objectlab)
@@ -101,7 +103,7 @@ def _check_detections(detections: Boxes, dataset: Dataset) -> None:
 
 
 def _leave_out_crowds(probabilities: Probabilities, detections: Boxes, crowds: Boxes) -> Probabilities:
-    boxes = detections[probabilities.candidates]
+    boxes = detections.without_vectors()[probabilities.candidates]
     mine, theirs, _ = overlapping_pairs(boxes, crowds, 0.0)
     inside = aligned_intersection(boxes.xyxy[mine], crowds.xyxy[theirs]) > CROWD_SHARE * box_area(boxes.xyxy[mine])
     free = np.ones(len(boxes), bool)
@@ -203,7 +205,7 @@ def _mean_hardness(annotations: pl.DataFrame, categories: tuple[str, ...]) -> di
 
 
 def _candidate_table(dataset: Dataset, detections: Boxes, probabilities: Probabilities, objectlab: ObjectLabScores) -> pl.DataFrame:
-    boxes = detections[probabilities.candidates]
+    boxes = detections.without_vectors()[probabilities.candidates]
     evidence = probabilities.candidate_evidence
     rules = score_candidates_by_rules(evidence)
     cleanlab = objectlab.overlooked[probabilities.candidates]
