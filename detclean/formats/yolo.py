@@ -157,22 +157,24 @@ def _read_rows(images: pl.DataFrame, source: Path, log: FindingLog) -> pl.DataFr
 
 def _read_label_file(label_path: str, image_id: str, source: Path, log: FindingLog) -> bytes:
     """A label file's bytes without its byte-order mark; empty where there is no such file."""
-    shown = shorten_path(label_path, source)
     try:
-        content = Path(label_path).read_bytes()
+        with open(label_path, "rb") as file:
+            content = file.read()
     except FileNotFoundError:
+        shown = shorten_path(label_path, source)
         log.add("image-without-labels", "note", image_id, f"{shown} does not exist; the image counts as background")
         return b""
     except OSError as error:
         raise DatasetError(f"{label_path}: cannot be read ({error.strerror}); a readable text file belongs here") from None
     if content.startswith(UTF16_BOMS):
-        log.add("label-encoding", "error", shown, "is UTF-16, which no trainer reads; save it as UTF-8")
+        log.add("label-encoding", "error", shorten_path(label_path, source), "is UTF-16, which no trainer reads; save it as UTF-8")
         return b""
     if not content.isascii():
         try:
             content.decode("utf-8")
         except UnicodeDecodeError:
-            log.add("label-encoding", "warning", shown, "is not UTF-8; Ultralytics drops the whole image: save it as UTF-8")
+            message = "is not UTF-8; Ultralytics drops the whole image: save it as UTF-8"
+            log.add("label-encoding", "warning", shorten_path(label_path, source), message)
     return content.removeprefix(BOM)
 
 
