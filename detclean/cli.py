@@ -89,6 +89,32 @@ def check(
 
 
 @app.command()
+def plan(
+    config: Annotated[str, typer.Argument(help="The configuration of the run, a YAML file such as configs/yolo.yaml.")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Override the file: train.epochs=20 folds.k=3")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Write the plan as JSON to standard output.")] = False,
+) -> None:
+    """Try out the machine for half a minute and say what a run will take."""
+    from detclean.config import read_config
+
+    resolved = read_config(config, overrides or [])
+
+    import orjson
+    from rich.console import Console
+
+    from detclean.plan.plan import describe_plan, make_plan
+    from detclean.show.plan_table import print_plan
+    from detclean.show.progress import open_display
+
+    with open_display(console=Console(stderr=True, quiet=not sys.stderr.isatty())) as display:  # standard output is for the plan
+        document = describe_plan(make_plan(resolved, display))
+    if as_json:
+        print(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode())
+    else:
+        print_plan(document)
+
+
+@app.command()
 def benchmark(
     config: Annotated[str, typer.Argument(help="The configuration of a data set whose labels can be trusted.")],
     overrides: Annotated[

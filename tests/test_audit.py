@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
+import io
+import os
+import pickle
+import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
 from PIL import Image, ImageEnhance
+from rich.console import Console
+from tiny import describe_tree
 
-from detclean.audit import audit_dataset, images
-from detclean.audit.geometry import find_close_pairs, find_geometry_faults
-from detclean.audit.images import HASHES, find_duplicates, find_image_faults, hash_images
-from detclean.boxes import Boxes, box_iou
+from detclean.audit import Cache, audit_dataset, images
+from detclean.audit import cache as cache_module
+from detclean.audit.geometry import find_geometry_faults
+from detclean.audit.images import HASHES, Chunk, Rows, find_duplicates, find_image_faults, hash_images
+from detclean.boxes import Boxes, box_iou, find_close_pairs
 from detclean.dataset import Dataset, Finding
+from detclean.formats import imagefiles
+from detclean.formats.imagefiles import map_in_processes, read_image_sizes
+from detclean.pipeline import steps
+from detclean.show.progress import Display, open_display
+from detclean.stages import Stage, run_stages
 
 ROOT = Path(__file__).parents[1]
 BCCD = ROOT.parent / "shared" / "bccd" / "JPEGImages"
@@ -311,6 +326,198 @@ def test_workers_find_the_same_and_tell_how_far_they_are(tmp_path: Path, monkeyp
     assert seen == [(64, 140), (128, 140), (140, 140)]
 
 
+def with_file_state(dataset: Dataset) -> Dataset:
+    """As the stage `load` adds it."""
+    states = [None if path is None else Path(path).stat() for path in dataset.images["path"].to_list()]
+    size, time_ = ([state and getattr(state, name) for state in states] for name in ("st_size", "st_mtime_ns"))
+    columns = {"bytes": pl.Series(size, dtype=pl.Int64), "modified_ns": pl.Series(time_, dtype=pl.Int64)}
+    return replace(dataset, images=dataset.images.with_columns(**columns))
+
+
+class Counted:
+    """A mapper that notes which pictures it was given, and stops as a crash would after so many chunks."""
+
+    def __init__(self, chunks: int = 1000) -> None:
+        self.chunks, self.read = chunks, list[int]()
+
+    def __call__(self, function: Callable[[Chunk], Rows], arguments: Sequence[Chunk]) -> Iterator[Rows]:
+        for chunk in arguments[: self.chunks]:
+            self.read += [index for index, _ in pickle.loads(pickle.dumps(chunk))]
+            yield pickle.loads(pickle.dumps(function))(chunk)
+        if len(arguments) > self.chunks:
+            raise KeyboardInterrupt
+
+
+def test_somebody_else_can_do_the_work(tmp_path: Path) -> None:
+    dataset = make_dataset(paths=[save(photograph(i % 70), tmp_path / f"{i}.png") for i in range(140)])
+    mapper = Counted()
+    assert hash_images(dataset, mapper=mapper).equals(hash_images(dataset))
+    assert mapper.read == list(range(140))
+    assert audit_dataset(dataset, mapper=mapper).duplicates.height == 70
+
+
+def remembering(dataset: Dataset, cache: Cache, expected: list[int]) -> pl.DataFrame:
+    """The hashes with the cache, which are those without it; `expected` pictures were read for them."""
+    mapper = Counted()
+    hashes = hash_images(with_file_state(dataset), mapper=mapper, cache=cache)
+    assert mapper.read == expected
+    assert hashes.equals(hash_images(dataset))
+    return hashes
+
+
+def test_only_new_and_changed_pictures_are_read_again(tmp_path: Path) -> None:
+    paths = [save(photograph(i), tmp_path / f"{i}.png") for i in range(5)]
+    (tmp_path / "3.png").write_text("no picture")
+    cache = Cache(tmp_path / "cache", pytest.fail)
+    remembering(make_dataset(paths=[*paths, None]), cache, [0, 1, 2, 3, 4])
+    first = describe_tree(cache.folder)
+    remembering(make_dataset(paths=[*paths, None]), cache, [])
+    assert describe_tree(cache.folder) == first
+    save(photograph(7), paths[1])  # changed
+    os.utime(paths[2], ns=(0, 0))  # of another time alone
+    moved = paths[4].rename(tmp_path / "moved.png")
+    more = [moved, *paths[:4], save(photograph(8), tmp_path / "new.png")]  # and in another order
+    seen: list[tuple[int, int]] = []
+    hash_images(with_file_state(make_dataset(paths=more)), cache=cache, progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(2, 6), (6, 6)]
+    remembering(make_dataset(paths=more), cache, [])
+    remembering(make_dataset(paths=paths[:4]), cache, [])
+    assert len(list(cache.folder.iterdir())) == 1  # what is no longer asked for is forgotten
+
+
+def test_what_a_crash_leaves_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "CHUNK", 2)
+    monkeypatch.setattr(images, "SAVE_EVERY", 4)
+    monkeypatch.setattr(cache_module, "ROWS_A_FILE", 3)
+    dataset = make_dataset(paths=[save(photograph(i), tmp_path / f"{i}.png") for i in range(10)])
+    cache = Cache(tmp_path / "cache", pytest.fail)
+    with pytest.raises(KeyboardInterrupt):
+        hash_images(with_file_state(dataset), mapper=Counted(chunks=3), cache=cache)
+    remembering(dataset, cache, [4, 5, 6, 7, 8, 9])
+    remembering(dataset, cache, [])
+    assert len(list(cache.folder.iterdir())) == 4  # ten rows, three a file
+
+
+def test_a_file_that_could_not_be_read_is_tried_again(tmp_path: Path) -> None:
+    paths = [save(photograph(0), tmp_path / "a.png"), save(photograph(1), tmp_path / "b.png")]
+    dataset = with_file_state(make_dataset(paths=paths))
+    cache = Cache(tmp_path / "cache", pytest.fail)
+    aside = paths[0].rename(tmp_path / "aside")  # gone between `load` and now
+    assert hash_images(dataset, cache=cache)["problem"].is_null().to_list() == [False, True]
+    aside.rename(paths[0])
+    remembering(dataset, cache, [0])
+
+
+def refuse(read: Callable[[Path], bytes], forbidden: Path) -> Callable[[Path], bytes]:
+    def read_others(path: Path) -> bytes:
+        if path == forbidden:
+            raise PermissionError(13, "Permission denied")
+        return read(path)
+
+    return read_others
+
+
+@pytest.mark.parametrize("damage", ["cut", "bit", "empty", "forbidden"])
+def test_a_damaged_memory_is_told_and_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str) -> None:
+    dataset = make_dataset(paths=[save(photograph(i), tmp_path / f"{i}.png") for i in range(4)])
+    lines: list[str] = []
+    cache = Cache(tmp_path / "cache", lines.append)
+    remembering(dataset, cache, [0, 1, 2, 3])
+    [file] = cache.folder.iterdir()
+    content = file.read_bytes()
+    flipped = content[:1000] + bytes([content[1000] ^ 1]) + content[1001:]
+    file.write_bytes({"cut": content[:-7], "bit": flipped, "empty": b"", "forbidden": content}[damage])
+    with monkeypatch.context() as patch:
+        if damage == "forbidden":  # whoever runs the tests may be allowed everything
+            patch.setattr(Path, "read_bytes", refuse(Path.read_bytes, file))
+        remembering(dataset, cache, [0, 1, 2, 3])
+    assert len(lines) == 1
+    assert str(file) in lines[0]
+    assert "anew" in lines[0]
+    remembering(dataset, cache, [])
+    assert len(lines) == 1  # the damaged file is gone
+
+
+def test_other_software_sees_for_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = make_dataset(paths=[save(photograph(i), tmp_path / f"{i}.png") for i in range(2)])
+    cache = Cache(tmp_path / "cache", pytest.fail)
+    remembering(dataset, cache, [0, 1])
+    monkeypatch.setattr(cache_module, "version", lambda package: "99")
+    remembering(dataset, cache, [0, 1])
+
+
+def test_without_the_files_state_nothing_is_remembered(tmp_path: Path) -> None:
+    dataset = make_dataset(paths=[save(photograph(0), tmp_path / "a.png")])
+    hash_images(dataset, cache=Cache(tmp_path / "cache", pytest.fail))
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_changed_label_has_no_picture_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for i, split in enumerate(("train", "train", "val")):
+        save(photograph(i), tmp_path / "data" / "images" / split / f"{i}.png")
+        (tmp_path / "data" / "labels" / split).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "data" / "labels" / split / f"{i}.txt").write_text("0 0.5 0.5 0.2 0.2\n")
+    (tmp_path / "data" / "data.yaml").write_text("train: images/train\nval: images/val\nnames: [cat]\n")
+    read: list[int] = []
+    hash_chunk = images.hash_chunk
+    monkeypatch.setattr(images, "hash_chunk", lambda chunk: read.extend(index for index, _ in chunk) or hash_chunk(chunk))
+
+    def run(display: Display) -> Path:
+        audit = partial(steps.audit, cache=tmp_path / "run" / "cache")
+        stages = (Stage("load", steps.load, content_addressed=True), Stage("audit", audit, needs=("load",)))
+        settings = {"load": {"data": str(tmp_path / "data" / "data.yaml"), "images": None, "split": "all"}}
+        return run_stages(stages, tmp_path / "run", settings, display)["audit"].folder
+
+    with open_display(tmp_path / "log", Console(file=io.StringIO())) as display:
+        first = run(display)
+        assert sorted(read) == [0, 1, 2]
+        (tmp_path / "data" / "labels" / "train" / "1.txt").write_text("0 0.5 0.5 0.3 0.2\n")
+        assert run(display) != first
+        assert sorted(read) == [0, 1, 2]
+        save(photograph(9), tmp_path / "data" / "images" / "train" / "1.png")
+        run(display)
+        assert read[3:] == [1]
+
+
+def test_many_headers_are_read_in_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = [(60 + i, 40 + i % 7) for i in range(30)]
+    paths = [str(save(photograph(0, *size), tmp_path / f"{i}.png")) for i, size in enumerate(sizes)]
+    here = read_image_sizes(paths)
+    assert here.tolist() == [list(size) for size in sizes]
+    asked: list[int] = []
+
+    def count(function: Any, arguments: Any, workers: int) -> Iterator[Any]:
+        asked.append(len(arguments))
+        return map_in_processes(function, arguments, workers)
+
+    monkeypatch.setattr(imagefiles, "PROCESSES_PAY", 1)
+    monkeypatch.setattr(imagefiles, "HEADERS_A_TASK", 8)
+    monkeypatch.setattr(imagefiles.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(imagefiles, "map_in_processes", count)
+    assert np.array_equal(read_image_sizes(paths), here)
+    assert asked == [4]
+
+
+SCRIPT = """
+from pathlib import Path
+from detclean.formats import imagefiles
+imagefiles.PROCESSES_PAY = 1
+imagefiles.os.cpu_count = lambda: 2
+paths = sorted(map(str, Path("pictures").iterdir()))
+print("once", imagefiles.read_image_sizes(paths).tolist())
+"""
+
+
+def test_a_users_script_is_not_run_anew_in_every_process(tmp_path: Path) -> None:
+    for i in range(3):
+        save(photograph(i), tmp_path / "pictures" / f"{i}.png")
+    (tmp_path / "script.py").write_text(SCRIPT)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == f"once {[[120, 90]] * 3}"
+    assert done.stderr == ""
+
+
 def test_twenty_thousand_pictures_take_two_seconds() -> None:
     rng = np.random.default_rng(0)
     phash = rng.integers(0, 2**64, 20_000, dtype=np.uint64)
@@ -341,8 +548,6 @@ def test_the_frames_of_a_still_camera_neither_fill_memory_nor_take_long() -> Non
 
 
 def test_the_audit_puts_the_worst_first_and_keeps_the_readers_findings(tmp_path: Path) -> None:
-    from dataclasses import replace
-
     paths = [save(photograph(0), tmp_path / "a.png"), save(photograph(0), tmp_path / "b.png")]
     dataset = make_dataset([*GOOD, (0, 0, 20, 20, 20, 30)], paths=paths, size=(120, 90))
     read = (Finding("row-skipped", "warning", "a.txt:1", "x"), Finding("category-out-of-range", "error", "a.txt:2", "y"))

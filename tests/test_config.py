@@ -145,6 +145,13 @@ def test_resolved_yaml_reads_back_the_same(place: Path) -> None:
         ("data: data.yaml\nclean: {min_probability: 1.5}\n", "birds.yaml:2: clean.min_probability is 1.5, but should be null, or"),
         ("data: data.yaml\nexport: {formats: [xml]}\n", "birds.yaml:2: export.formats is 'xml', but should be a list of some of csv"),
         ("data: data.yaml\nworkers: 0\n", "birds.yaml:2: workers is 0, but should be auto, or"),
+        ("data: data.yaml\nexecutor: {kind: slurm}\n", "birds.yaml:2: executor.kind is 'slurm', but should be local or ray"),
+        ("data: data.yaml\nexecutor: {adress: auto}\n", "birds.yaml:2: unknown key 'executor.adress'; did you mean 'executor.address'?"),
+        (
+            "data: data.yaml\nexecutor: {address: head}\n",
+            "birds.yaml:2: executor.address is 'head', but should be auto, local, HOST:PORT or",
+        ),
+        ("data: data.yaml\nexecutor: {gpus: 2}\n", "birds.yaml:2: executor.gpus is 2, but should be the share of a GPU"),
         ("data: data.yaml\nname: a/b\n", "birds.yaml:2: name is 'a/b', but should be a plain folder name"),
         ("data: data.yaml\nname: ..\n", "birds.yaml:2: name is '..', but should be a plain folder name"),
         ("data: 12\n", "birds.yaml:1: data is 12, but should be a data.yaml, a COCO"),
@@ -216,3 +223,10 @@ def test_a_byte_order_mark_and_odd_names_are_no_trouble(place: Path) -> None:
     folder = place / "there" / "V\u00f6gel #1 [a]"
     folder.mkdir()
     assert read(place, "\ufeffdata: 'V\u00f6gel #1 [a]'\n").data == folder
+
+
+def test_other_machines_are_named_as_they_are_called(place: Path) -> None:
+    assert read(place, "data: data.yaml\n").executor.kind == "local"
+    for address in ("auto", "local", "10.20.30.40:6379", "ray://head:10001", "1:20"):
+        executor = read(place, "data: data.yaml\nexecutor: {kind: ray}\n", f"executor.address={address}", "executor.cpus=4").executor
+        assert (executor.kind, executor.address, executor.cpus, executor.gpus) == ("ray", address, 4, 1.0)

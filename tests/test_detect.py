@@ -1,5 +1,6 @@
 """Out-of-fold detection by a tiny YOLO: what comes out, what is left alone, what an interruption costs."""
 
+import os
 import subprocess
 import sys
 import time
@@ -17,12 +18,12 @@ from tiny import describe_tree, write_model
 
 from detclean.boxes import Boxes
 from detclean.dataset import Dataset, open_dataset, write_dataset
-from detclean.detect import yolo_process
+from detclean.detect import yolo_process, yolo_settings
 from detclean.detect.locations import COLUMNS
 from detclean.detect.quality import measure_quality
 from detclean.detect.yolo import Predictions, predict_out_of_fold, train_folds
 from detclean.detect.yolo_process import Tail
-from detclean.detect.yolo_settings import choose_slots
+from detclean.detect.yolo_settings import choose_slots, count_room, count_side_by_side
 from detclean.detect.yolo_view import find_names, format_labels, write_fold_lists, write_questions
 from detclean.errors import ConfigError, StageError
 
@@ -219,6 +220,13 @@ def test_looking_again_with_other_settings_leaves_the_training_alone(place, data
     assert describe_tree(place / OUT / "train") == before
 
 
+def test_where_nothing_is_detected_the_boxes_are_judged_all_the_same(place, dataset, undisturbed, tmp_path):
+    nothing = predict(dataset, tmp_path, place / OUT / "train", predict=PREDICT | {"conf": 1.0})
+    assert len(nothing.detections) == len(nothing.at_detections) == 0
+    assert nothing.looks["row"].to_list() == undisturbed[0].looks["row"].to_list()
+    assert np.allclose(nothing.looks["target_nll"], undisturbed[0].looks["target_nll"])
+
+
 def test_those_who_learnt_a_label_can_be_asked_about_it_too(place, dataset, undisturbed, tmp_path):
     asked = predict(dataset, tmp_path, place / OUT / "train", everyone=True)
     looks = asked.looks
@@ -372,10 +380,69 @@ def test_what_the_raw_output_says_stands_beside_each_box(undisturbed, dataset):
         ("cuda:1", 2, None, ["1"]),
         ("0,1", 2, 1, ["0"]),
         ("cpu", 4, 9, ["cpu"] * 5),
+        ("auto", [2, 3], None, ["0", "1", "0", "1"]),  # four cores
+        ("auto", [1, 3], None, ["0", "1", "1", "1"]),
+        ("auto", [9], None, ["0"] * 4),
+        ("1", [9, 2], None, ["1", "1"]),
+        ("auto", [1, 1], 4, ["0", "1", "0", "1"]),  # as told, whatever there is room for
+        ("auto", [9], 9, ["0"] * 5),
+        ("auto", [], None, ["cpu"] * 5),
     ],
 )
-def test_a_fold_a_device(device, cuda_devices, workers, slots):
+def test_a_fold_a_device_or_as_many_as_share_it(device, cuda_devices, workers, slots, monkeypatch):
+    monkeypatch.setattr(yolo_settings, "count_cores", lambda: 4)
     assert choose_slots(device, cuda_devices, 5, workers) == slots
+
+
+@pytest.mark.parametrize(
+    ("jobs", "cores", "at_a_time"),
+    [(5, 1, 1), (5, 2, 3), (4, 2, 2), (3, 2, 3), (1, 2, 1), (5, 4, 5), (10, 4, 5), (7, 4, 4), (5, 16, 5), (6, 2, 2)],
+)
+def test_no_core_is_idle_while_the_last_fold_trains(jobs, cores, at_a_time):
+    assert count_side_by_side(jobs, cores) == at_a_time
+
+
+def test_a_gpu_has_room_for_what_fits_into_its_free_memory():
+    assert count_room([10_000, 20_000, 100], 3000) == [2, 5, 1]  # a fifth stays free; one is tried even so
+    assert count_room([10_000, 0], None) == [1, 1]
+    assert count_room([], None) == []
+
+
+MEASURE = """
+import sys
+from pathlib import Path
+import orjson, torch
+from ultralytics.cfg import get_cfg
+from detclean.detect import yolo_worker
+measure, seen = yolo_worker.measure_training, []
+def on_cpu(model, settings, device):
+    seen.append(str(device))
+    steps = [measure(model, settings, torch.device("cpu")), measure(model, get_cfg(overrides={"batch": -1}), torch.device("cpu"))]
+    seen.append([bool(step) for step in steps])
+    return steps[0]
+torch.cuda.device_count = lambda: 2
+torch.cuda.mem_get_info = lambda device: ((4 << 30) << device, 9 << 30)
+yolo_worker.measure_training = on_cpu
+job = orjson.loads(Path(sys.argv[1]).read_bytes())
+answer = yolo_worker.prepare(job)
+other = yolo_worker.prepare(job | {"trains_on_gpu": False})
+print(orjson.dumps([seen, answer, other]).decode())
+"""
+
+
+def test_the_room_of_a_gpu_is_measured_before_it_is_shared(place, tmp_path):
+    job = {"train": {"imgsz": SIDE, "batch": 2, "epochs": 7}, "model": str(place / "tiny-yolo26n.yaml"), "categories": ["a", "b"]}
+    (tmp_path / "job.json").write_bytes(orjson.dumps(job | {"weights_folder": str(tmp_path), "trains_on_gpu": True}))
+    environment = os.environ | {"YOLO_CONFIG_DIR": str(tmp_path), "YOLO_OFFLINE": "true"}
+    command = [sys.executable, "-c", MEASURE, str(tmp_path / "job.json")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    seen, answer, other = orjson.loads(done.stdout.splitlines()[-1])
+    assert seen == ["cuda:1", [True, False]]  # where there is most room; not for a batch size that is yet to be found
+    assert answer["epochs"] == 7
+    assert answer["cuda_free_bytes"] == [4 << 30, 8 << 30]
+    assert answer["training_bytes"] > 0
+    assert other["training_bytes"] is None
 
 
 @pytest.mark.parametrize("device", ["cuda", "2", "gpu"])

@@ -25,11 +25,13 @@ ROOMS = (
     "stages",
     "distribute",
     "pipeline",
+    "plan",
     "cli",
 )
 MAX_LINES = 400
 OUTSIDE = {
     "ultralytics": re.compile(r"detect/yolo\w*\.py"),
+    "ray": re.compile(r"distribute\.py"),
     "cleanlab": re.compile(r"score/objectlab\.py|score/crops\.py|measure/baselines\.py"),
 }
 HOUSE = Path(detclean.__file__).parent

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from detclean.audit.cache import Cache as Cache
 from detclean.audit.geometry import find_geometry_faults
-from detclean.audit.images import find_duplicates, find_image_faults, hash_images
+from detclean.audit.images import Mapper, find_duplicates, find_image_faults, hash_images
 from detclean.dataset import Dataset, Finding
 
 SEVERITIES = ("error", "warning", "note")
@@ -22,12 +23,19 @@ class Audit:
     duplicates: pl.DataFrame
 
 
-def audit_dataset(dataset: Dataset, *, workers: int = 1, progress: Callable[[int, int], None] | None = None) -> Audit:
+def audit_dataset(
+    dataset: Dataset,
+    *,
+    workers: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+    mapper: Mapper | None = None,
+    cache: Cache | None = None,
+) -> Audit:
     """Everything that needs no model, over all splits at once, since pictures also repeat across them.
 
-    workers: processes that read pictures; progress is called with the number of pictures read and of all that exist.
+    progress is called with the number of pictures read and of all that exist; the other three are those of `hash_images`.
     """
-    hashes = hash_images(dataset, workers=workers, progress=progress)
+    hashes = hash_images(dataset, workers=workers, progress=progress, mapper=mapper, cache=cache)
     duplicates = find_duplicates(hashes)
     findings = [*dataset.findings, *find_geometry_faults(dataset), *find_image_faults(dataset, hashes, duplicates)]
     findings.sort(key=lambda finding: (SEVERITIES.index(finding.severity), finding.kind))

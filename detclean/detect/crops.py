@@ -17,9 +17,9 @@ import polars as pl
 
 from detclean.boxes import Boxes, Floats, Ints, Mask, box_area, write_boxes
 from detclean.dataset import Dataset
-from detclean.detect.yolo import Fold, list_folds, share_threads
-from detclean.detect.yolo_process import Display, Job, Silence, run_jobs
-from detclean.detect.yolo_settings import choose_slots, prepare
+from detclean.detect.yolo import Fold, find_slots, list_folds, share_threads
+from detclean.detect.yolo_process import Display, Executor, Job, Silence, run_jobs
+from detclean.detect.yolo_settings import prepare
 from detclean.detect.yolo_view import find_names, write_questions
 from detclean.errors import ConfigError, StageError
 
@@ -43,6 +43,7 @@ def embed_boxes(
     imgsz: int | None = None,
     device: Any = None,
     workers: int | None = None,
+    executor: Executor | None = None,
     display: Display | None = None,
 ) -> Floats:
     """What the models of `train_folds` (in the folder `trained`) make of boxes in their held-out images: (repeats, n, 32), float32.
@@ -58,13 +59,13 @@ def embed_boxes(
     pending = [job for job in jobs if not job.marker.exists()]
     if pending:
         prepared = prepare(dataset, out, jobs[0].settings["weights"], {})
-        slots = choose_slots(device, prepared["cuda_devices"], len(parts), workers)
+        slots = find_slots(prepared, device, len(parts), workers, executor)
         for job, part in zip(jobs, parts, strict=True):
             display.task(job.key, "image", int((folds[part.repeat] == part.fold).sum()))
             if job in pending:
                 write_questions(dataset, folds[part.repeat] == part.fold, boxes, job.folder)
         common = {"task": "features", "imgsz": imgsz, "batch": BATCH, "threads": share_threads(slots)}
-        run_jobs(pending, slots, common, display)
+        run_jobs(pending, slots, common, display, executor)
     features = _gather(jobs, parts, "features", (len(folds), len(boxes)))
     _tidy(out, parts)
     return features
@@ -84,6 +85,7 @@ def classify_crops(
     seed: int = 0,
     device: Any = None,
     workers: int | None = None,
+    executor: Executor | None = None,
     display: Display | None = None,
 ) -> Floats:
     """What a classifier of crops, trained on the other folds' images, makes of each box: (repeats, n, K + 1), the last for background.
@@ -101,7 +103,7 @@ def classify_crops(
     if pending:
         model = _find_crop_model(model)
         prepared = prepare(dataset, out, SOME_DETECTOR, {})
-        slots = choose_slots(device, prepared["cuda_devices"], len(parts), workers)
+        slots = find_slots(prepared, device, len(parts), workers, executor)
         for job, part in zip(jobs, parts, strict=True):
             display.task(job.key, "epoch", epochs or EPOCHS_BETWEEN[1])
             if job in pending:
@@ -118,7 +120,7 @@ def classify_crops(
             "category_count": len(dataset.categories),
             "threads": share_threads(slots),
         }
-        run_jobs(pending, slots, common, display)
+        run_jobs(pending, slots, common, display, executor)
     probability = _gather(jobs, parts, "probability", (len(folds), len(boxes)))
     _tidy(out, parts)
     return probability

@@ -18,9 +18,9 @@ import numpy as np
 
 from detclean.boxes import Boxes, Floats
 from detclean.dataset import Dataset
-from detclean.detect.yolo import Fold, share_threads
-from detclean.detect.yolo_process import Display, Job, Silence, run_jobs
-from detclean.detect.yolo_settings import choose_slots, complete_train, prepare
+from detclean.detect.yolo import Fold, find_slots, share_threads
+from detclean.detect.yolo_process import Display, Executor, Job, Silence, run_jobs
+from detclean.detect.yolo_settings import complete_train, prepare
 from detclean.detect.yolo_view import find_names, write_fold_lists, write_questions, write_view
 from detclean.errors import StageError
 from detclean.files import write_whole
@@ -45,6 +45,7 @@ def record_losses(
     seed: int = 0,
     cycles: int = CYCLES,
     cycle_epochs: int | None = None,
+    executor: Executor | None = None,
     display: Display | None = None,
 ) -> Floats:
     """Trains on all images and records after every epoch of the cycles how well each of `boxes` is fitted: (epochs, n, 6), as RECORDED.
@@ -59,7 +60,7 @@ def record_losses(
     place = out / "records.npy"
     if not place.exists():
         if not THE_ONE.weights(out).exists():
-            _train(dataset, boxes, out, model, dict(train), seed, cycles, cycle_epochs, display)
+            _train(dataset, boxes, out, model, dict(train), seed, cycles, cycle_epochs, display, executor)
         epochs = [np.load(path, allow_pickle=False) for path in sorted((out / "folds" / THE_ONE.name / "records").glob("*.npy"))]
         content = io.BytesIO()
         np.save(content, np.stack(epochs), allow_pickle=False)
@@ -85,6 +86,7 @@ def _train(
     cycles: int,
     cycle_epochs: int | None,
     display: Display,
+    executor: Executor | None,
 ) -> None:
     if isinstance(train.get("pretrained"), str):
         train["pretrained"] = os.path.abspath(train["pretrained"])  # the child works in another folder
@@ -92,7 +94,7 @@ def _train(
     if not any(names[image] is not None for image in np.unique(dataset.annotations.image_index)):
         raise StageError(f"{dataset.source.name}: no image has a picture and an annotation, so there is nothing to train on")
     prepared = prepare(dataset, out, model, train)
-    slots = choose_slots(train.get("device"), prepared["cuda_devices"], 1, None)
+    slots = find_slots(prepared, train.get("device"), 1, None, executor)
     settings = complete_train(train, dataset, slots, seed, display)
     ordinary = max(1, round(ORDINARY_SHARE * prepared["epochs"]))
     cycle_epochs = cycle_epochs or max(2, round(CYCLE_SHARE * prepared["epochs"]))
@@ -112,7 +114,7 @@ def _train(
     }
     display.task(THE_ONE.key, "epoch", settings["epochs"])
     weights = THE_ONE.weights(out)
-    run_jobs([Job(THE_ONE.key, folder, weights, {"repeat": 0, "fold": 0, "weights": str(weights)})], slots, common, display)
+    run_jobs([Job(THE_ONE.key, folder, weights, {"repeat": 0, "fold": 0, "weights": str(weights)})], slots, common, display, executor)
 
 
 def _tidy(out: Path) -> None:

@@ -19,7 +19,8 @@ import polars as pl
 from detclean.boxes import Boxes, Ints, read_boxes
 from detclean.dataset import Dataset
 from detclean.detect.locations import COLUMNS
-from detclean.detect.yolo_process import Display, Job, Silence, run_jobs
+from detclean.detect.yolo_pieces import cut_job, join_pieces, remove_pieces
+from detclean.detect.yolo_process import Display, Executor, Job, Silence, run_jobs
 from detclean.detect.yolo_settings import THREADS_A_FOLD, choose_slots, complete_predict, complete_train, count_cores, prepare
 from detclean.detect.yolo_view import find_names, write_fold_lists, write_questions, write_view
 from detclean.errors import StageError
@@ -48,6 +49,7 @@ def train_folds(
     train: Mapping[str, Any],
     seed: int = 0,
     workers: int | None = None,
+    executor: Executor | None = None,
     display: Display | None = None,
 ) -> None:
     """Trains for each repeat and fold a model on the images of the other folds: `out/weights/fold-0.pt`, ...
@@ -55,7 +57,7 @@ def train_folds(
     folds: (repeats, N), the fold of each image. out: a folder that survives a crash: a fold that is done is not repeated, and one that
     was interrupted goes on after its last finished epoch and ends (on a CPU, with as many cores) with the same weights to the bit.
     model: a .pt or .yaml, or the name of weights that Ultralytics publishes. train: Ultralytics' training arguments, with
-    `device: auto`. workers: how many folds at a time; on GPUs, one on each.
+    `device: auto`. workers: how many folds at a time; on GPUs, one on each. executor: trains on other machines, to the same weights.
 
     Raises ConfigError for settings that cannot be, StageError for weights that cannot be had and for a training that failed.
     """
@@ -69,7 +71,7 @@ def train_folds(
         names = find_names(dataset)
         _check_training_parts(dataset, names, folds, parts)
         prepared = prepare(dataset, out, model, train)
-        slots = choose_slots(train.get("device"), prepared["cuda_devices"], len(parts), workers)
+        slots = find_slots(prepared, train.get("device"), len(parts), workers, executor)
         settings = complete_train(train, dataset, slots, seed, display)
         view = write_view(dataset, names, out)
         for part in pending:
@@ -86,7 +88,7 @@ def train_folds(
             display.task(part.key, "epoch", prepared["epochs"])
             if part not in pending:
                 display.advance(part.key, prepared["epochs"], prepared["epochs"], "done earlier")
-        run_jobs([_training(part, out) for part in pending], slots, common, display)
+        run_jobs([_training(part, out) for part in pending], slots, common, display, executor)
     _tidy(out, [part.name for part in parts])
 
 
@@ -119,13 +121,15 @@ def predict_out_of_fold(
     everyone: bool = False,
     device: Any = None,
     workers: int | None = None,
+    executor: Executor | None = None,
     display: Display | None = None,
 ) -> Predictions:
     """What each model of `train_folds` (in the folder `trained`) sees in the images that it was not trained on.
 
     The detections have score, class_scores (n, K), fold and repeat. looks: boxes at which the raw output is to be examined. predict:
-    conf, iou, max_det, imgsz, batch. everyone: the models that were trained on an image are asked about its looks as well. out survives a
-    crash, and holds `folds/fold-0/detections.parquet`, ... afterwards. Raises ConfigError and StageError.
+    conf, iou, max_det, imgsz, batch. everyone: the models that were trained on an image are asked about its looks as well. executor:
+    looks on other machines, in pieces smaller than a fold. out survives a crash, and holds `folds/fold-0/detections.parquet`, ...
+    afterwards. Raises ConfigError and StageError.
     """
     display = display or Silence()
     out = out.resolve()
@@ -135,16 +139,25 @@ def predict_out_of_fold(
     pending = [job for job in jobs if not job.marker.exists()]
     if pending:
         prepared = prepare(dataset, out, jobs[0].settings["weights"], {})
-        slots = choose_slots(device, prepared["cuda_devices"], len(parts), workers)  # not of the pending: threads are shared by it
+        slots = find_slots(prepared, device, len(parts), workers, executor)  # not of the pending: threads are shared by it
+        pieces: dict[str, list[Job]] = {}
         for job in jobs:
             chosen = (folds[job.settings["repeat"]] == job.settings["fold"]) | everyone
-            display.task(job.key, "image", int(chosen.sum()))
+            pieces[job.key] = [job]
             if job in pending:
                 write_questions(dataset, chosen, looks, job.folder)
-            else:
-                display.advance(job.key, int(chosen.sum()), int(chosen.sum()), "done earlier")
+                if executor is not None:
+                    pieces[job.key] = cut_job(job, looking["batch"])
+            for piece in pieces[job.key]:
+                images = int(chosen.sum()) // len(pieces[job.key])
+                display.task(piece.key, "image", images)
+                if piece.marker.exists():
+                    display.advance(piece.key, images, images, "done earlier")
         common = {"task": "prediction", "predict": looking, "categories": dataset.categories, "threads": share_threads(slots)}
-        run_jobs(pending, slots, common, display)
+        waiting = [piece for job in pending for piece in pieces[job.key] if not piece.marker.exists()]
+        run_jobs(waiting, slots, common, display, executor)
+        for job in pending:
+            join_pieces(job, pieces[job.key])
     predictions = _join(out, parts, folds, looks, len(dataset.categories))
     _tidy(out, [part.name for part in parts])
     return predictions
@@ -167,6 +180,15 @@ def list_folds(folds: Ints) -> list[Fold]:
             key = f"fold {fold + 1}/{len(present)}" + (f" of repeat {repeat + 1}/{repeats}" if repeats > 1 else "")
             parts.append(Fold(repeat, int(fold), key, name))
     return parts
+
+
+def find_slots(prepared: Mapping[str, Any], device: Any, job_count: int, workers: int | None, executor: Executor | None) -> list[str]:
+    """One device name for each job at a time, as `choose_slots` has it. The GPUs of an executor take the place of this machine's.
+
+    What depends on the slots, threads above all, is the same wherever the jobs are done, and with it the result.
+    """
+    gpus = prepared["cuda_devices"] if executor is None else executor.count_gpus()
+    return choose_slots(device, gpus, job_count, workers)
 
 
 def share_threads(slots: Sequence[str]) -> int:
@@ -209,6 +231,7 @@ def _tidy(out: Path, names: Sequence[str]) -> None:
     """Leaves weights, detections, logs and progress files."""
     for place in ("view", "prepare", "ultralytics"):
         shutil.rmtree(out / place, ignore_errors=True)
+    remove_pieces(out / "folds")
     for unfinished in (out / "weights").glob("*.partial"):
         unfinished.unlink()
     kept = {"detections.parquet", "looks.parquet", "train.log", "progress.jsonl"}

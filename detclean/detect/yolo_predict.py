@@ -108,20 +108,22 @@ def _look(
             locations, scores = raw_locations(raw[position], tensor.shape[2:], shape, scale)
             xyxy = scale_boxes(tensor.shape[2:], detections[:, :4], shape).cpu().numpy().astype(np.float64) * scale
             solid = (xyxy[:, 2:] > xyxy[:, :2]).all(axis=1)
+            location = anchor.cpu().numpy().reshape(-1).astype(np.int64)[solid]  # where nothing is found: floats, (0, 1)
             xyxy, category = xyxy[solid], detections[:, 5].cpu().numpy().astype(np.int64)[solid]
+            rows = asked.of(index)
+            boxes, of_boxes = np.concatenate([xyxy.astype(np.float32), asked.xyxy[rows]]), np.concatenate([category, asked.category[rows]])
+            answers = examine_locations(locations, scores, boxes, of_boxes)
             found.append(
                 {
                     "image_index": np.full(len(xyxy), index),
                     "category": category,
                     "xyxy": xyxy,
                     "score": detections[:, 4].cpu().numpy()[solid],
-                    "class_scores": scores[anchor.cpu().numpy()[solid]],
-                    **examine_locations(locations, scores, xyxy.astype(np.float32), category),
+                    "class_scores": scores[location],
+                    **{name: answer[: len(xyxy)] for name, answer in answers.items()},
                 }
             )
-            rows = asked.of(index)
-            answers = examine_locations(locations, scores, asked.xyxy[rows], asked.category[rows])
-            seen.append({"row": asked.row[rows], **answers})
+            seen.append({"row": asked.row[rows]} | {name: answer[len(xyxy) :] for name, answer in answers.items()})
     return found, seen
 
 

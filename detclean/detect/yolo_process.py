@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,6 +20,7 @@ from detclean.errors import StageError
 from detclean.files import write_whole
 
 POLL_SECONDS = 0.3
+ARRIVAL_SECONDS = 60.0  # after which a network file system has shown what another machine wrote
 UNFINISHED_BAR = re.compile(r"\b\d\d?% [━─╸]")  # Ultralytics draws a progress bar anew and anew
 
 FOREIGN_VARIABLES = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "ULTRALYTICS_API_KEY", "PYTEST_CURRENT_TEST")
@@ -51,6 +52,31 @@ class Silence:
     def log(self, text: str) -> None: ...
 
     def say(self, text: str) -> None: ...
+
+
+class Child(Protocol):
+    """A process that works on a job, here or elsewhere."""
+
+    def poll(self) -> int | None:
+        """Its exit status, as subprocess has it; None while it works."""
+
+    def kill(self) -> None:
+        """Ends it at once."""
+
+    def wait(self) -> int:
+        """Its exit status, once it has ended."""
+
+
+class Executor(Protocol):
+    """Other machines to work on; they see the folders of this one under the same paths."""
+
+    at_once: int | None  # jobs; None: as many as there is room for
+
+    def count_gpus(self) -> int:
+        """CUDA devices on all machines together."""
+
+    def start(self, job: dict[str, Any], folder: Path) -> Child:
+        """What `start_job` does, on any machine that has room; a child that is lost with its machine is started again."""
 
 
 @dataclass(frozen=True)
@@ -85,10 +111,10 @@ def start_job(job: dict[str, Any], folder: Path, offline: bool = True) -> subpro
         return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=folder, env=environment)
 
 
-def end_job(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is None:
-        process.kill()
-        process.wait()
+def end_job(child: Child) -> None:
+    if child.poll() is None:
+        child.kill()
+        child.wait()
 
 
 @dataclass
@@ -126,38 +152,53 @@ class Running:
     """A job that a child works on."""
 
     job: Job
-    process: subprocess.Popen[bytes]
+    child: Child
     log: Tail
     progress: Tail
+    waited: float = 0.0  # s since its end for what it wrote
 
 
-def run_jobs(jobs: Sequence[Job], slots: Sequence[str], common: Mapping[str, Any], display: Display) -> None:
-    """All jobs, as many at a time as there are slots (a device each). Where one fails the others are stopped; all can be resumed."""
+def run_jobs(
+    jobs: Sequence[Job], slots: Sequence[str], common: Mapping[str, Any], display: Display, executor: Executor | None = None
+) -> None:
+    """All jobs, as many at a time as there are slots (a device each), or as an executor has room for.
+
+    Where one fails the others are stopped; all can be resumed.
+    """
+    start: Callable[[dict[str, Any], Path], Child] = start_job
+    patience = 0.0
+    if executor is not None:
+        start, patience = executor.start, ARRIVAL_SECONDS
+        slots = [slots[0]] * min(len(jobs), executor.at_once or len(jobs))
     waiting = deque(jobs)
     running: dict[int, Running] = {}
     try:
         while waiting or running:
             for slot, device in enumerate(slots):
                 if waiting and slot not in running:
-                    running[slot] = _start(waiting.popleft(), device, common)
+                    running[slot] = _start(waiting.popleft(), device, common, start)
             time.sleep(POLL_SECONDS)
             for slot, one in list(running.items()):
-                code = one.process.poll()
+                code = one.child.poll()
                 _forward(one, display, to_the_end=code is not None)
                 if code is None:
+                    continue
+                if code == 0 and one.waited < patience and not one.job.marker.exists():
+                    one.waited += POLL_SECONDS
                     continue
                 del running[slot]
                 if code or not one.job.marker.exists():
                     raise StageError(f"{one.job.key}: {common['task']} failed: {describe_end(code, one.log.path)}")
     finally:
         for one in running.values():
-            end_job(one.process)
+            end_job(one.child)
 
 
-def _start(job: Job, device: str, common: Mapping[str, Any]) -> Running:
-    tails = [Tail(path, path.stat().st_size if path.exists() else 0) for path in (job.folder / "train.log", job.folder / "progress.jsonl")]
+def _start(job: Job, device: str, common: Mapping[str, Any], start: Callable[[dict[str, Any], Path], Child]) -> Running:
+    files = (job.folder / "train.log", job.folder / "progress.jsonl")
+    log, progress = (Tail(path, path.stat().st_size if path.exists() else 0) for path in files)
     described = {**common, **job.settings, "device": device, "folder": str(job.folder)}
-    return Running(job, start_job(described, job.folder), *tails)
+    return Running(job, start(described, job.folder), log, progress)
 
 
 def _forward(one: Running, display: Display, to_the_end: bool) -> None:

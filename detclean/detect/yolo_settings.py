@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,9 @@ from detclean.errors import ConfigError, StageError
 from detclean.files import write_whole
 
 THREADS_A_FOLD = 8  # as many as Ultralytics itself uses for a training on a CPU
-RAM_CACHE_BYTES = 2**30  # decoded images are kept in memory up to this size, all folds in training together
+RAM_CACHE_BYTES = 2**30  # decoded images are kept in memory up to this size, by a fold on each core together
+JOBS_A_CORE = 1.5  # at most, as each job needs its own memory
+MEMORY_SHARE = 0.8  # of a GPU's free memory that trainings side by side may be expected to take: what one batch takes varies
 PREDICT_DEFAULTS: dict[str, Any] = {"conf": 0.01, "iou": 0.6, "max_det": 300, "imgsz": None, "batch": 16}
 
 # What detclean decides about a training, whatever the configuration says.
@@ -73,7 +75,8 @@ def complete_train(train: Mapping[str, Any], dataset: Dataset, slots: list[str],
         settings["cache"] = False
     imgsz, batch = settings.get("imgsz", 640), settings.get("batch", 16)
     if "cache" not in settings and isinstance(imgsz, int):
-        settings["cache"] = "ram" if 3 * imgsz**2 * dataset.image_count * len(slots) <= RAM_CACHE_BYTES else False
+        copies = min(len(slots), count_cores())
+        settings["cache"] = "ram" if 3 * imgsz**2 * dataset.image_count * copies <= RAM_CACHE_BYTES else False
     # One step a batch: Ultralytics' nominal batch of 64 leaves a small data set with a handful of steps an epoch.
     if isinstance(batch, int) and batch > 0:
         settings.setdefault("nbs", batch)
@@ -81,26 +84,54 @@ def complete_train(train: Mapping[str, Any], dataset: Dataset, slots: list[str],
     return settings
 
 
-def choose_slots(device: Any, cuda_devices: int, job_count: int, workers: int | None) -> list[str]:
-    """One device name for each fold that is trained at a time."""
+def choose_slots(device: Any, cuda_devices: int | Sequence[int], job_count: int, workers: int | None) -> list[str]:
+    """One device name for each fold that is worked on at a time, dealt in turn where a device has several.
+
+    cuda_devices: how many there are, or how many folds each has room for. workers: so many at a time, whatever the room.
+    """
+    room = [1] * cuda_devices if isinstance(cuda_devices, int) else list(cuda_devices)
     text = ",".join(map(str, device)) if isinstance(device, (list, tuple)) else str("auto" if device is None else device).lower()
     names = [name.strip().removeprefix("cuda:") for name in text.split(",")]
     if text in ("auto", "", "-1", "cuda"):
-        names = [str(index) for index in range(cuda_devices)] or ["cpu"]
-        if text == "cuda" and not cuda_devices:
+        names = [str(index) for index in range(len(room))] or ["cpu"]
+        if text == "cuda" and not room:
             raise ConfigError("train.device: cuda, but PyTorch finds no CUDA device here; use train.device=cpu")
     for name in names:
         if name not in ("cpu", "mps") and not name.isdigit():
             raise ConfigError(f"train.device: {text} is no device; use auto, cpu, mps, or numbers of CUDA devices such as 0,1")
-        if name.isdigit() and int(name) >= cuda_devices:
-            raise ConfigError(f"train.device: {text}, but PyTorch finds {cuda_devices} CUDA devices here; use auto or cpu")
+        if name.isdigit() and int(name) >= len(room):
+            raise ConfigError(f"train.device: {text}, but PyTorch finds {len(room)} CUDA devices here; use auto or cpu")
     if names == ["cpu"]:
-        names *= min(job_count, workers or count_cores())
-    return names[: max(1, min(job_count, workers or len(names)))]
+        return names * max(1, min(job_count, workers or count_side_by_side(job_count, count_cores())))
+    wanted = max(1, min(job_count, workers or max(count_cores(), len(names))))  # a fold without a core would slow down the others
+    if workers and all(name.isdigit() for name in names):
+        return [names[i % len(names)] for i in range(wanted)]
+    places = [room[int(name)] if name.isdigit() else 1 for name in names]
+    return [name for turn in range(max(places)) for name, place in zip(names, places, strict=True) if place > turn][:wanted]
+
+
+def count_side_by_side(job_count: int, cores: int) -> int:
+    """How many jobs at a time end soonest, where each keeps a core busy: five on two cores by threes, not by twos and one alone at last."""
+
+    def rounds(at_a_time: int) -> float:
+        full, rest = divmod(job_count, at_a_time)
+        return full * max(1.0, at_a_time / cores) + (max(1.0, rest / cores) if rest else 0.0)
+
+    fewest, most = min(job_count, cores), min(job_count, int(JOBS_A_CORE * cores))
+    return min(range(fewest, most + 1), key=rounds)
+
+
+def count_room(free_bytes: Sequence[int], training_bytes: int | None) -> list[int]:
+    """How many trainings each CUDA device has room for, from what is free on it and what one takes; one each where that is not known."""
+    if not training_bytes:
+        return [1] * len(free_bytes)
+    return [max(1, int(MEMORY_SHARE * free) // training_bytes) for free in free_bytes]
 
 
 def prepare(dataset: Dataset, out: Path, model: str, train: Mapping[str, Any]) -> dict[str, Any]:
-    """Checks arguments and weights in a child, as Ultralytics must be imported for it. Raises ConfigError and StageError."""
+    """Checks arguments and weights in a child, as Ultralytics must be imported for it -> the model's place, the epochs, and for each CUDA
+    device how many trainings it has room for. Raises ConfigError and StageError.
+    """
     folder = out / "prepare"
     folder.mkdir(parents=True, exist_ok=True)
     (out / "weights").mkdir(exist_ok=True)
@@ -111,6 +142,7 @@ def prepare(dataset: Dataset, out: Path, model: str, train: Mapping[str, Any]) -
         "model": os.path.abspath(model) if Path(model).is_file() else model,
         "weights_folder": str(out / "weights"),
         "train": chosen,
+        "trains_on_gpu": bool(train) and str(train.get("device", "auto")).lower() not in ("cpu", "mps"),
         "categories": dataset.categories,
         "threads": 1,
         "answer": str(folder / "answer.json"),
@@ -126,7 +158,7 @@ def prepare(dataset: Dataset, out: Path, model: str, train: Mapping[str, Any]) -
     answer: dict[str, Any] = orjson.loads((folder / "answer.json").read_bytes())
     if "error" in answer:
         raise {"ConfigError": ConfigError}.get(answer["error"], StageError)(answer["message"])
-    return answer
+    return answer | {"cuda_devices": count_room(answer["cuda_free_bytes"], answer["training_bytes"])}
 
 
 def _private_settings(out: Path) -> dict[str, Any]:

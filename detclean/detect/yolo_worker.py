@@ -1,7 +1,7 @@
 # Ultralytics says that it is typed, but most of its attributes start as None and most of its methods are bare.
 # mypy: disable-error-code="arg-type, assignment, attr-defined, index, misc, no-untyped-call, operator, union-attr"
 
-"""What runs in a child process of `yolo_process.py`: check a training's settings, or do one of the TASKS.
+"""What runs in a child process of `yolo_process.py`: check a training's settings, or do one of the tasks.
 
 This module and those that it takes the tasks from import Ultralytics, and nothing but the child imports them: it is started as
 `python -m detclean.detect.yolo_worker JOB.json`, in an environment (`yolo_process.py`) that keeps Ultralytics' settings private and
@@ -16,9 +16,11 @@ import os
 import sys
 import threading
 import time
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import orjson
 import torch
 from ultralytics.cfg import DEFAULT_CFG_DICT, get_cfg
@@ -27,13 +29,11 @@ from ultralytics.nn.tasks import DetectionModel, load_checkpoint, yaml_model_loa
 from ultralytics.utils.checks import check_model_file_from_stem
 from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES, attempt_download_asset
 
-from detclean.detect.yolo_crops import train_crops
-from detclean.detect.yolo_dynamics import train_in_cycles
-from detclean.detect.yolo_features import embed_fold
-from detclean.detect.yolo_predict import predict_fold
-from detclean.detect.yolo_train import train_fold
 from detclean.errors import ConfigError, DetcleanError, StageError
 from detclean.files import write_whole
+
+BOXES_AN_IMAGE = 50  # in the made-up batch: mosaics hold four images' boxes
+CUDA_BYTES = 700 << 20  # what a process takes on a GPU before its first tensor: context, kernels, cuDNN's and cuBLAS' workspaces
 
 # Arguments that a training per fold cannot have, and why.
 REFUSED = {
@@ -53,7 +53,10 @@ REFUSED = {
 
 
 def prepare(job: dict[str, Any]) -> dict[str, Any]:
-    """The model's place, the epochs and the number of CUDA devices. Raises ConfigError and StageError for what cannot be."""
+    """The model's place, the epochs, the memory that is free on each CUDA device and what a training would take of it (None: not known).
+
+    Raises ConfigError and StageError for what cannot be.
+    """
     train: dict[str, Any] = job["train"]
     known = [*DEFAULT_CFG_DICT, "augmentations"]
     for name, value in train.items():
@@ -64,14 +67,53 @@ def prepare(job: dict[str, Any]) -> dict[str, Any]:
             hint = f"did you mean train.{close[0]}?" if close else "see Ultralytics' list of training settings"
             raise ConfigError(f"train.{name}: Ultralytics knows no such training argument; {hint}")
     try:
-        epochs = get_cfg(overrides=train).epochs
+        settings = get_cfg(overrides=train)
     except (TypeError, ValueError, SyntaxError) as error:
         raise ConfigError(f"train: {_first_line(error)}") from error
     if isinstance(train.get("pretrained"), str) and not Path(train["pretrained"]).is_file():
         raise StageError(f"train.pretrained: {train['pretrained']} is no file; name existing weights or leave it out")
     model = _find_model(str(check_model_file_from_stem(job["model"])), Path(job["weights_folder"]))
-    _check_model(model, len(job["categories"]))
-    return {"model": model, "epochs": epochs, "cuda_devices": torch.cuda.device_count()}
+    built = _check_model(model, len(job["categories"]))
+    free, taken = [0] * torch.cuda.device_count(), None
+    if free and job["trains_on_gpu"]:
+        free = [torch.cuda.mem_get_info(device)[0] for device in range(len(free))]
+        taken = measure_training(built, settings, torch.device("cuda", int(np.argmax(free))))
+    return {"model": model, "epochs": settings.epochs, "cuda_free_bytes": free, "training_bytes": taken}
+
+
+def measure_training(model: DetectionModel, settings: Any, device: torch.device) -> int | None:
+    """Bytes of a device's memory that a training takes: two steps on made-up images, and what CUDA itself takes in each process.
+
+    None where it cannot be said: where a training looks for its batch size itself, or not even one has room.
+    """
+    if settings.batch < 1:
+        return None
+    side = max(1, -(-int(np.max(settings.imgsz) * (1 + settings.multi_scale)) // 32)) * 32  # as the strides want it
+    labels = BOXES_AN_IMAGE * settings.batch
+    batch = {
+        "img": torch.rand(settings.batch, 3, side, side),
+        "cls": torch.zeros(labels, 1),
+        "bboxes": torch.rand(labels, 4) / 4 + 0.25,
+        "batch_idx": torch.arange(settings.batch).repeat_interleave(BOXES_AN_IMAGE).float(),
+    }
+    on_gpu = device.type == "cuda"
+    half = torch.bfloat16 if settings.amp == "bf16" or not on_gpu else torch.float16
+    try:
+        model = model.to(device).train()
+        model.args = settings
+        averaged = deepcopy(model)  # as the trainer has it: it takes its place
+        optimizer = torch.optim.AdamW(model.parameters())
+        batch = {name: value.to(device) for name, value in batch.items()}
+        for _ in range(2):  # the optimizer's own state comes with the first step
+            with torch.autocast(device.type, half, enabled=on_gpu and bool(settings.amp)):
+                loss = model(batch)[0].sum()
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    except torch.OutOfMemoryError:
+        return None
+    del averaged
+    return CUDA_BYTES + torch.cuda.max_memory_reserved(device) if on_gpu else CUDA_BYTES
 
 
 def _find_model(model: str, folder: Path) -> str:
@@ -98,7 +140,7 @@ def _find_model(model: str, folder: Path) -> str:
     return str(target)
 
 
-def _check_model(model: str, category_count: int) -> None:
+def _check_model(model: str, category_count: int) -> DetectionModel:
     try:
         configuration = load_checkpoint(model)[0].yaml if model.endswith(".pt") else yaml_model_load(model)
         built = DetectionModel(configuration, nc=category_count, verbose=False)
@@ -107,19 +149,31 @@ def _check_model(model: str, category_count: int) -> None:
     head = built.model[-1]
     if type(head) not in (Detect, v10Detect) or head.nc != category_count:
         raise StageError(f"model: {model} ends in {type(head).__name__}; name a detection model such as yolo26n.pt")
+    return built
 
 
 def _first_line(error: BaseException) -> str:
     return (str(error).strip("❌ \n") or type(error).__name__).splitlines()[0].rstrip(".")
 
 
-TASKS = {
-    "training": train_fold,
-    "loss dynamics": train_in_cycles,
-    "prediction": predict_fold,
-    "features": embed_fold,
-    "crop training": train_crops,
-}
+def run_task(job: dict[str, Any]) -> None:
+    """Does one of the jobs that take long. They import as much again as PyTorch itself, and `prepare`, for which all wait, needs none."""
+    from detclean.detect.yolo_crops import train_crops
+    from detclean.detect.yolo_dynamics import train_in_cycles
+    from detclean.detect.yolo_features import embed_fold
+    from detclean.detect.yolo_predict import predict_fold
+    from detclean.detect.yolo_probe import probe
+    from detclean.detect.yolo_train import train_fold
+
+    tasks = {
+        "training": train_fold,
+        "loss dynamics": train_in_cycles,
+        "prediction": predict_fold,
+        "features": embed_fold,
+        "crop training": train_crops,
+        "probe": probe,
+    }
+    tasks[job["task"]](job)
 
 
 def die_with(parent: int) -> None:
@@ -140,8 +194,8 @@ def main() -> None:
     job = orjson.loads(Path(sys.argv[1]).read_bytes())
     die_with(job["parent"])
     torch.set_num_threads(job["threads"])
-    if job["task"] in TASKS:
-        TASKS[job["task"]](job)
+    if job["task"] != "prepare":
+        run_task(job)
         return
     try:
         answer = prepare(job)

@@ -14,6 +14,7 @@ from detclean import __version__
 from detclean.boxes import read_boxes, write_boxes
 from detclean.config import Config
 from detclean.dataset import ISSUE_TYPES, open_dataset, write_dataset
+from detclean.distribute import Cluster
 from detclean.files import write_whole
 from detclean.measure.baselines import compute_baselines
 from detclean.measure.figures import RESAMPLES
@@ -21,7 +22,7 @@ from detclean.measure.opinion import Opinion, judge_by_scores, read_opinion, wri
 from detclean.measure.tables import OURS, measure_style, write_markdown
 from detclean.measure.truth import Truth, read_truth
 from detclean.pipeline import steps
-from detclean.pipeline.run import detection_stages, score_stage, stage_settings
+from detclean.pipeline.run import detection_stages, find_machines, score_stage, stage_settings
 from detclean.score.answers import read_answers
 from detclean.score.planting import STYLES, plant_errors
 from detclean.show.benchmark_table import draw_benchmark
@@ -45,12 +46,12 @@ def run_benchmark(config: Config, display: Display) -> BenchmarkResult:
     folder, wanted = config.folder, config.benchmark
     hard = None if config.answers is None else read_answers(config.answers)[1]
     styles, seconds = {}, {}
-    with lock_run(folder):
+    with lock_run(folder), find_machines(config, display) as executor:
         for style in wanted.styles:
             judged = []
             for seed in wanted.seeds:
                 display.say(f"planting: {style}, seed {seed}")
-                results = _run_planted(config, folder / f"{style}-{seed}", seed, style, display)
+                results = _run_planted(config, folder / f"{style}-{seed}", seed, style, display, executor)
                 judged.append(_read_judgement(config, results, hard))
                 seconds[f"{style}-{seed}"] = {name: round(result.seconds, 2) for name, result in results.items()}
             styles[style] = measure_style(judged)
@@ -72,9 +73,9 @@ def run_benchmark(config: Config, display: Display) -> BenchmarkResult:
     return BenchmarkResult(folder, document)
 
 
-def _run_planted(config: Config, folder: Path, seed: int, style: str, display: Display) -> dict[str, StageResult]:
+def _run_planted(config: Config, folder: Path, seed: int, style: str, display: Display, executor: Cluster | None) -> dict[str, StageResult]:
     """All stages on labels with errors of one seed and style, every method's judgement included."""
-    first, *others = detection_stages(config)
+    first, *others = detection_stages(config, executor)
     gathering = [replace(first, run=_load_planted), *others]
     stages = list(gathering)
     settings: dict[str, Any] = stage_settings(config)

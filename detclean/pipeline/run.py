@@ -7,6 +7,7 @@ import os
 import platform
 import shutil
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -19,6 +20,7 @@ import polars as pl
 from detclean import __version__
 from detclean.config import Config, config_as_yaml
 from detclean.dataset import ISSUE_TYPES, open_dataset
+from detclean.distribute import Cluster, open_executor
 from detclean.files import write_whole
 from detclean.pipeline import steps
 from detclean.pipeline.steps import read_table
@@ -43,8 +45,8 @@ def run_pipeline(config: Config, display: Display) -> RunResult:
     folder = config.folder
     if config.answers is not None:
         read_answers(config.answers)  # a key that cannot be read should not first be noticed after the training
-    with lock_run(folder):
-        results = run_stages(_all_stages(config), folder, stage_settings(config), display)
+    with lock_run(folder), find_machines(config, display) as executor:
+        results = run_stages(all_stages(config, executor), folder, stage_settings(config), display)
         _publish(results["export"], folder)
         write_whole(folder / "config.yaml", config_as_yaml(config))  # not before: it has to say what the results beside it came from
         issues = read_table(folder / "issues.parquet")
@@ -53,19 +55,30 @@ def run_pipeline(config: Config, display: Display) -> RunResult:
     return RunResult(folder, summary, issues)
 
 
-def detection_stages(config: Config) -> tuple[Stage, ...]:
+def find_machines(config: Config, display: Display) -> AbstractContextManager[Cluster | None]:
+    """Where the configuration has the work done; it must not change what comes out, so no stage is named by it."""
+    paths = [path for path in (config.data, config.images, Path(config.model)) if isinstance(path, Path) and path.is_absolute()]
+    return open_executor(config.folder, **config.executor.model_dump(), at_once=_workers(config), paths=paths, say=display.say)
+
+
+def _workers(config: Config) -> int | None:
+    return None if config.workers == "auto" else config.workers
+
+
+def detection_stages(config: Config, executor: Cluster | None = None) -> tuple[Stage, ...]:
     """The stages from the data set to all that is gathered about its boxes. Nothing is trained for detections that the user brings."""
-    before = (Stage("load", steps.load, content_addressed=True), Stage("audit", steps.audit, needs=("load",)))
-    places: dict[str, Any] = {"workers": None if config.workers == "auto" else config.workers, "device": config.train.get("device")}
+    audit = Stage("audit", partial(steps.audit, cache=config.folder / "cache" / "pictures", executor=executor), needs=("load",))
+    before = (Stage("load", steps.load, content_addressed=True), audit)
+    places: dict[str, Any] = {"workers": _workers(config), "device": config.train.get("device"), "executor": executor}
     folds = Stage("folds", steps.fold, needs=("load", "audit"))
     crops = Stage("crops", partial(steps.classify, **places), needs=("load", "folds", "detect"), resumable=True)
     if config.predictions is not None:
         brought = (*before, Stage("detect", steps.bring, needs=("load",)))
         return (*brought, folds, crops) if config.crops == "always" else brought
-    train = Stage("train", partial(steps.train, workers=places["workers"]), needs=("load", "folds"), resumable=True)
-    dynamics = Stage("dynamics", steps.record_dynamics, needs=("load",), resumable=True)
+    train = Stage("train", partial(steps.train, workers=places["workers"], executor=executor), needs=("load", "folds"), resumable=True)
+    dynamics = Stage("dynamics", partial(steps.record_dynamics, executor=executor), needs=("load",), resumable=True)
     trained = {"kfold": (train,), "loss": (dynamics,), "both": (train, dynamics)}[config.method]
-    looking = Stage("detect", partial(steps.detect, **places), needs=("load", "folds", trained[0].name), resumable=True)
+    looking = Stage("detect", partial(steps.detect, **places), needs=("load", "folds", trained[0].name), version=2, resumable=True)
     looked = (*before, folds, *trained, looking)
     return looked if config.crops == "never" else (*looked, replace(crops, needs=(*crops.needs, trained[0].name)))
 
@@ -73,11 +86,11 @@ def detection_stages(config: Config) -> tuple[Stage, ...]:
 def score_stage(stages: Sequence[Stage], name: str = "score") -> Stage:
     """Scoring, with whatever evidence the stages before it gather."""
     gathered = tuple(stage.name for stage in stages if stage.name in ("dynamics", "crops"))
-    return Stage(name, steps.score, needs=("load", "detect", *gathered), version=4)
+    return Stage(name, steps.score, needs=("load", "detect", *gathered), version=5)
 
 
-def _all_stages(config: Config) -> tuple[Stage, ...]:
-    before = detection_stages(config)
+def all_stages(config: Config, executor: Cluster | None) -> tuple[Stage, ...]:
+    before = detection_stages(config, executor)
     folds = ("folds",) if any(stage.name == "folds" for stage in before) else ()
     return (
         *before,

@@ -13,11 +13,12 @@ import numpy as np
 import orjson
 import polars as pl
 
-from detclean.audit import audit_dataset
+from detclean.audit import Cache, audit_dataset
 from detclean.boxes import Boxes, Ints, read_boxes, write_boxes
 from detclean.dataset import Dataset, Finding, open_dataset, write_dataset
 from detclean.detect import folds as folding
 from detclean.detect.quality import measure_quality
+from detclean.distribute import Cluster
 from detclean.edit.proposals import propose_cleaning
 from detclean.errors import DatasetError
 from detclean.files import write_whole
@@ -34,6 +35,9 @@ from detclean.show.progress import Display
 from detclean.stages import StageContext
 
 PICTURED_ISSUES = 20  # worst issues in worst.jpg
+WITHOUT_PICTURES = (
+    "no pictures: sizes are those of the annotation file; left out are faults and duplicates of pictures, crops, and worst.jpg"
+)
 
 
 def load(context: StageContext) -> None:
@@ -50,6 +54,16 @@ def load(context: StageContext) -> None:
         write_dataset(dataset, context.out / name)
     boxes, images = len(part.annotations), part.image_count
     context.display.say(f"{images:,} images with {boxes:,} annotations of {len(part.categories)} categories")
+    if part.images["path"].null_count() == images:
+        context.display.say(WITHOUT_PICTURES)
+
+
+def _open(context: StageContext, which: str, executor: Cluster | None) -> Dataset:
+    """What `load` has read: "all" or "part". An executor's machines are told which pictures they will need."""
+    dataset = open_dataset(context.inputs["load"] / which)
+    if executor is not None:
+        executor.expect_pictures(dataset.images["path"].drop_nulls().to_list())
+    return dataset
 
 
 def _with_file_state(images: pl.DataFrame) -> pl.DataFrame:
@@ -65,11 +79,17 @@ def _with_file_state(images: pl.DataFrame) -> pl.DataFrame:
     return images.with_columns(bytes=pl.Series(size, dtype=pl.Int64), modified_ns=pl.Series(modified, dtype=pl.Int64))
 
 
-def audit(context: StageContext) -> None:
-    """Findings, and which pictures repeat each other. What cannot be lived with stops the run here, before any training."""
-    dataset = open_dataset(context.inputs["load"] / "all")
+def audit(context: StageContext, cache: Path | None = None, executor: Cluster | None = None) -> None:
+    """Findings, and which pictures repeat each other. What cannot be lived with stops the run here, before any training.
+
+    cache: a folder that outlives the stage, since it runs anew when a single label changes, and the pictures are as they were.
+    executor, here and in the other stages: machines that work instead of this one.
+    """
+    dataset = _open(context, "all", executor)
     workers = min(os.cpu_count() or 1, 8)
-    audit = audit_dataset(dataset, workers=workers, progress=_bar(context.display, "pictures"))
+    remembered = Cache(cache, context.display.log) if cache else None
+    mapper = executor.map if executor else None
+    audit = audit_dataset(dataset, workers=workers, progress=_bar(context.display, "pictures"), cache=remembered, mapper=mapper)
     errors = [finding for finding in audit.findings if finding.severity == "error"]
     if errors:
         more = f" (and {len(errors) - 1} more; `python -m detclean check` lists them)" if len(errors) > 1 else ""
@@ -109,12 +129,12 @@ def fold(context: StageContext) -> None:
     context.display.say(f"folds: {leaks} pairs of near-duplicate images kept together that a plain split would have torn apart")
 
 
-def train(context: StageContext, workers: int | None) -> None:
+def train(context: StageContext, workers: int | None, executor: Cluster | None = None) -> None:
     """A model a fold, trained by Ultralytics."""
     from detclean.detect.yolo import train_folds
 
     settings = context.settings
-    dataset = open_dataset(context.inputs["load"] / "part")
+    dataset = _open(context, "part", executor)
     train_folds(
         dataset,
         open_folds(context.inputs["folds"]),
@@ -123,16 +143,17 @@ def train(context: StageContext, workers: int | None) -> None:
         train=settings["train"],
         seed=settings["seed"],
         workers=workers,
+        executor=executor,
         display=context.display,
     )
 
 
-def record_dynamics(context: StageContext) -> None:
+def record_dynamics(context: StageContext, executor: Cluster | None = None) -> None:
     """One model on all images, and how well it fits every box that will be judged while its learning rate rises and falls."""
     from detclean.detect.dynamics import record_losses
 
     settings = context.settings
-    dataset = open_dataset(context.inputs["load"] / "part")
+    dataset = _open(context, "part", executor)
     looks = draw_dataset_looks(dataset, settings["looks"])
     records = record_losses(
         dataset,
@@ -141,16 +162,17 @@ def record_dynamics(context: StageContext) -> None:
         model=settings["model"],
         train=settings["train"],
         seed=settings["seed"],
+        executor=executor,
         display=context.display,
     )
     compute_dynamics_evidence(records, looks.kind == "").write_parquet(context.out / "dynamics.parquet")
 
 
-def detect(context: StageContext, workers: int | None, device: Any) -> None:
+def detect(context: StageContext, workers: int | None, device: Any, executor: Cluster | None = None) -> None:
     """What each fold's model sees in the images that it does not know, and what its raw output says at every box that will be judged."""
     from detclean.detect.yolo import predict_out_of_fold
 
-    dataset = open_dataset(context.inputs["load"] / "part")
+    dataset = _open(context, "part", executor)
     folds = open_folds(context.inputs["folds"])
     predictions = predict_out_of_fold(
         dataset,
@@ -162,14 +184,15 @@ def detect(context: StageContext, workers: int | None, device: Any) -> None:
         everyone=context.settings["votes"] == "all",
         device=device,
         workers=workers,
+        executor=executor,
         display=context.display,
     )
     predictions.at_detections.write_parquet(context.out / "at_detections.parquet")
     predictions.looks.write_parquet(context.out / "looks.parquet")
-    _finish_detections(dataset, predictions.detections, folds, context.out)
+    finish_detections(dataset, predictions.detections, folds, context.out)
 
 
-def classify(context: StageContext, workers: int | None, device: Any) -> None:
+def classify(context: StageContext, workers: int | None, device: Any, executor: Cluster | None = None) -> None:
     """What classifiers of single boxes make of every box that will be judged and of every detection.
 
     The light one works on the features of the fold's own detector. One of its own is trained where a category's detections are too poor
@@ -178,13 +201,13 @@ def classify(context: StageContext, workers: int | None, device: Any) -> None:
     from detclean.detect.crops import classify_crops, embed_boxes
 
     settings, inputs, display = context.settings, context.inputs, context.display
-    dataset = open_dataset(inputs["load"] / "part")
+    dataset = _open(context, "part", executor)
     folds = open_folds(inputs["folds"])
     looks = draw_dataset_looks(dataset, settings["seed"])
     detections = read_boxes(inputs["detect"] / "detections.parquet")
     quality = orjson.loads((inputs["detect"] / "quality.json").read_bytes())["per_category"]
     opinion = CropOpinion(looks, detections, len(dataset.categories))
-    places: dict[str, Any] = {"device": device, "workers": workers, "display": display}
+    places: dict[str, Any] = {"device": device, "workers": workers, "executor": executor, "display": display}
     trained = inputs.get("train", inputs.get("dynamics"))
     if trained is not None:
         features = embed_boxes(dataset, folds, trained, opinion.boxes, context.out / "features", **places)
@@ -216,10 +239,10 @@ def bring(context: StageContext) -> None:
     detections = read_detections(context.settings["predictions"], dataset)
     zeros = np.zeros(len(detections), np.int64)
     detections = replace(detections, fold=zeros, repeat=zeros)
-    _finish_detections(dataset, detections, np.zeros((1, dataset.image_count), np.int64), context.out)
+    finish_detections(dataset, detections, np.zeros((1, dataset.image_count), np.int64), context.out)
 
 
-def _finish_detections(dataset: Dataset, detections: Boxes, folds: Any, out: Path) -> None:
+def finish_detections(dataset: Dataset, detections: Boxes, folds: Any, out: Path) -> None:
     write_boxes(detections, out / "detections.parquet")
     pl.DataFrame({"fold": folds[0]}).write_parquet(out / "folds.parquet")
     write_whole(out / "quality.json", orjson.dumps(measure_quality(dataset, detections, folds)))
@@ -235,6 +258,7 @@ def score(context: StageContext) -> None:
         gathered=gather_evidence(dataset, context.inputs, settings),
         planting_rounds=settings["planting_rounds"],
         seed=settings["seed"],
+        engine=settings["engine"],
         progress=_bar(context.display, "planting rounds"),
     )
     scores.annotations.write_parquet(context.out / "annotations.parquet")
