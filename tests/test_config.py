@@ -14,6 +14,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "here").mkdir()
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "data.yaml").write_text("names: [a]\n")
+    (tmp_path / "there" / "found.json").write_text("[]")
     monkeypatch.chdir(tmp_path / "here")
     return tmp_path
 
@@ -105,7 +106,7 @@ def test_paths_are_found_here_first_and_beside_the_yaml_second(place: Path) -> N
 
 
 def test_images_none_is_a_word(place: Path) -> None:
-    assert read(place, "data: data.yaml\nimages: none\n").images == "none"
+    assert read(place, "data: data.yaml\nimages: none\npredictions: found.json\n").images == "none"
     assert read(place, "data: data.yaml\nimages: null\n").images is None
 
 
@@ -165,6 +166,8 @@ def test_resolved_yaml_reads_back_the_same(place: Path) -> None:
         ("folds: {k: 3}\n", "birds.yaml: data is missing"),
         ("data: nowhere.yaml\n", "birds.yaml:1: data: no such file or folder: nowhere.yaml, neither here nor beside the configuration"),
         ("data: data.yaml\n\npredictions: nowhere.json\n", "birds.yaml:3: predictions: no such file or folder: nowhere.json"),
+        ("data: data.yaml\nimages: none\n", "birds.yaml:2: images is none, and nothing can be trained without pictures; name predictions"),
+        ("data: data.yaml\nimages: none\npredictions: found.json\ncrops: always\n", "birds.yaml:4: crops is always, but images is none"),
         ("data: data.yaml\nimages: /no/where\n", "birds.yaml:2: images: no such file or folder: /no/where; correct"),
         ("train: x\nval: y\nnames: [a, b]\n", "birds.yaml: this is a data set's data.yaml; write a configuration"),
     ],

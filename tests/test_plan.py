@@ -370,14 +370,6 @@ def test_an_interrupted_training_counts_by_its_epochs(tmp_path: Path) -> None:
     assert planning._measure_partial(tmp_path / "nothing", 5) == 0
 
 
-def test_without_pictures_no_training_can_be_planned(tmp_path: Path, temporary: Path) -> None:
-    data = write_coco(tmp_path / "data")
-    written = write_config(tmp_path / "c.yaml", data=str(data), images="none", split="all", runs=str(tmp_path / "runs"))
-    with pytest.raises(StageError, match="nothing to train on"):
-        make_plan(read_config(written), quiet())
-    assert list(temporary.iterdir()) == []
-
-
 def test_a_training_that_cannot_be_is_said_in_a_line(tmp_path: Path, temporary: Path) -> None:
     data = write_yolo(tmp_path / "data")
     (tmp_path / "broken.pt").write_bytes(b"no weights")

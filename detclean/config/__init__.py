@@ -81,7 +81,12 @@ def read_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     for key in (*EXISTING_PATHS, "model"):
         if isinstance(values.get(key), str) and (key, values[key]) != ("images", "none"):
             values[key] = _find_path(key, values[key], source)
-    return _check(Config, values, source, ())
+    config = _check(Config, values, source, ())
+    if config.images == "none" and config.predictions is None:
+        raise ConfigError(f"{source.place(('images',))}: images is none, and nothing can be trained without pictures; name predictions")
+    if config.images == "none" and config.crops == "always":
+        raise ConfigError(f"{source.place(('crops',))}: crops is always, but images is none, so there is nothing to cut them from")
+    return config
 
 
 def config_as_yaml(config: Config) -> str:
