@@ -388,3 +388,11 @@ def test_a_category_nobody_drew_does_not_stop_cleanlab():
     flag, facts = find_crop_issues(probability, category)
     assert not flag.any()
     assert facts["agreement"] == [1.0, None, 1.0]
+
+
+def test_more_categories_than_boxes_are_no_cause_for_a_warning() -> None:
+    from detclean.score import crops
+
+    features = np.random.default_rng(0).normal(size=(8, 5))
+    lesson = crops._Lesson(features, np.arange(8) % 6, 6)  # warnings are errors in tests
+    assert lesson.judge(features).shape == (8, 7)

@@ -391,6 +391,7 @@ def test_what_the_raw_output_says_stands_beside_each_box(undisturbed, dataset):
 )
 def test_a_fold_a_device_or_as_many_as_share_it(device, cuda_devices, workers, slots, monkeypatch):
     monkeypatch.setattr(yolo_settings, "count_cores", lambda: 4)
+    monkeypatch.setattr(yolo_settings, "count_free_memory", lambda: 2.0**40)
     assert choose_slots(device, cuda_devices, 5, workers) == slots
 
 
@@ -400,6 +401,13 @@ def test_a_fold_a_device_or_as_many_as_share_it(device, cuda_devices, workers, s
 )
 def test_no_core_is_idle_while_the_last_fold_trains(jobs, cores, at_a_time):
     assert count_side_by_side(jobs, cores) == at_a_time
+    roomy = yolo_settings.ROOMY
+    assert count_side_by_side(jobs, cores, at_a_time * roomy + jobs * roomy) == at_a_time
+    assert count_side_by_side(jobs, cores, roomy) == min(jobs, cores)  # each needs its own memory
+
+
+def test_free_memory_is_told() -> None:
+    assert 2**26 < yolo_settings.count_free_memory() < 2**50
 
 
 def test_a_gpu_has_room_for_what_fits_into_its_free_memory():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
@@ -18,6 +19,7 @@ from detclean.files import write_whole
 THREADS_A_FOLD = 8  # as many as Ultralytics itself uses for a training on a CPU
 RAM_CACHE_BYTES = 2**30  # decoded images are kept in memory up to this size, by a fold on each core together
 JOBS_A_CORE = 1.5  # at most, as each job needs its own memory
+ROOMY = 6 * 2**30  # bytes: what a training of a small model takes on a CPU at 640 px and 16 images a batch
 MEMORY_SHARE = 0.8  # of a GPU's free memory that trainings side by side may be expected to take: what one batch takes varies
 PREDICT_DEFAULTS: dict[str, Any] = {"conf": 0.01, "iou": 0.6, "max_det": 300, "imgsz": None, "batch": 16}
 
@@ -51,6 +53,18 @@ def count_cores() -> int:
         if allowed != "max":
             cores = min(cores, max(1, int(allowed) // int(period)))
     return cores
+
+
+def count_free_memory() -> float:
+    """Bytes of memory that new processes may take, a container's limit included; infinity where the system does not tell."""
+    free = math.inf
+    told = Path("/proc/meminfo")
+    if told.is_file():
+        free = next((1024.0 * int(line.split()[1]) for line in told.read_text().splitlines() if line.startswith("MemAvailable:")), free)
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    if limit.is_file() and used.is_file() and (most := limit.read_text().strip()) != "max":
+        free = min(free, float(most) - float(used.read_text()))
+    return free
 
 
 def complete_predict(predict: Mapping[str, Any]) -> dict[str, Any]:
@@ -102,7 +116,7 @@ def choose_slots(device: Any, cuda_devices: int | Sequence[int], job_count: int,
         if name.isdigit() and int(name) >= len(room):
             raise ConfigError(f"train.device: {text}, but PyTorch finds {len(room)} CUDA devices here; use auto or cpu")
     if names == ["cpu"]:
-        return names * max(1, min(job_count, workers or count_side_by_side(job_count, count_cores())))
+        return names * max(1, min(job_count, workers or count_side_by_side(job_count, count_cores(), count_free_memory())))
     wanted = max(1, min(job_count, workers or max(count_cores(), len(names))))  # a fold without a core would slow down the others
     if workers and all(name.isdigit() for name in names):
         return [names[i % len(names)] for i in range(wanted)]
@@ -110,14 +124,19 @@ def choose_slots(device: Any, cuda_devices: int | Sequence[int], job_count: int,
     return [name for turn in range(max(places)) for name, place in zip(names, places, strict=True) if place > turn][:wanted]
 
 
-def count_side_by_side(job_count: int, cores: int) -> int:
-    """How many jobs at a time end soonest, where each keeps a core busy: five on two cores by threes, not by twos and one alone at last."""
+def count_side_by_side(job_count: int, cores: int, memory: float = math.inf) -> int:
+    """How many jobs at a time end soonest, where each keeps a core busy: five on two cores by threes, not by twos and one alone at last.
+
+    More than there are cores only where the memory, in bytes, leaves ROOMY to each.
+    """
 
     def rounds(at_a_time: int) -> float:
         full, rest = divmod(job_count, at_a_time)
         return full * max(1.0, at_a_time / cores) + (max(1.0, rest / cores) if rest else 0.0)
 
     fewest, most = min(job_count, cores), min(job_count, int(JOBS_A_CORE * cores))
+    if memory < most * ROOMY:
+        return fewest
     return min(range(fewest, most + 1), key=rounds)
 
 

@@ -136,6 +136,7 @@ class _Lesson:
         self.model = LogisticRegression(C=INVERSE_PENALTY, max_iter=200, tol=1e-3)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # nearly there is good enough
+            warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)  # many categories, few boxes yet
             self.model.fit(self._whiten(features), target)
 
     def _whiten(self, features: Floats) -> Floats:
