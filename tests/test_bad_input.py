@@ -51,8 +51,9 @@ def earlier(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def outcome_of(run: Path) -> dict[str, str]:
-    """All of a run folder but the log, the lock, and what a stage that failed has left."""
-    return {name: digest for name, digest in digests(run).items() if name not in ("run.log", "lock") and ".partial/" not in name}
+    """All of a run folder but the log, the lock, what is remembered of pictures, and what a stage that failed has left."""
+    found = digests(run).items()
+    return {name: digest for name, digest in found if not name.startswith(("run.log", "lock", "cache/")) and ".partial/" not in name}
 
 
 @pytest.fixture
