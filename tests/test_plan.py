@@ -163,6 +163,12 @@ def test_every_stage_has_its_cost(config: Config) -> None:
     assert seconds["export"] == pytest.approx(0.3 + 0.2 * 2)
 
 
+def test_what_models_learn_from_does_not_grow_for_ever(config: Config) -> None:
+    costs = replace(COSTS, rehearsal=replace(REHEARSAL, score={1: 20.0}, annotations=80_000, beyond=0.001))
+    (score,) = estimate_stages(config, ("score",), replace(FACTS, annotations=860_000), costs, {})
+    assert score.seconds == pytest.approx(20 + 780)
+
+
 def test_memory_and_disk(config: Config) -> None:
     stages = {stage.name: stage for stage in estimate_stages(config, STAGES, FACTS, COSTS, {})}
     assert (stages["train"].memory, stages["train"].disk, stages["train"].passing) == (12_000, 100, 350)

@@ -268,8 +268,11 @@ def _score(case: _Case) -> Cost:
     first, most = rehearsal.score[1], max(rehearsal.score)
     row = max((rehearsal.score[most] - first) / ((most - 1) * rehearsal.annotations), 0.0) if most > 1 else 0.0
     rest = max(first - row * rehearsal.annotations, 0.0) * case.ratio
+    seconds = rehearsal.starting + row * rounds * annotations + rest
+    if rehearsal.beyond:
+        seconds = first + rehearsal.beyond * (annotations - rehearsal.annotations)
     memory = case.costs.memory + rehearsal.grown * case.ratio
-    return rehearsal.starting + row * rounds * annotations + rest, memory, rehearsal.written["score"] * case.ratio, 0
+    return seconds, memory, rehearsal.written["score"] * case.ratio, 0
 
 
 def _issues(case: _Case) -> Cost:

@@ -22,7 +22,7 @@ from detclean.detect.locations import COLUMNS, examine_locations
 from detclean.files import share_image
 from detclean.formats import write_cleaned
 from detclean.pipeline import steps
-from detclean.score.calibration import ROWS_WANTED
+from detclean.score.calibration import MOST_ROWS, ROWS_WANTED
 from detclean.score.crop_opinion import CropOpinion
 from detclean.score.dynamics import compute_dynamics_evidence
 from detclean.score.scores import draw_dataset_looks
@@ -45,7 +45,8 @@ class Rehearsal:
     """What was rehearsed, its size, and what it took, in seconds and bytes.
 
     images, annotations: of the part; starting: the first scoring, of little, which loads what scoring needs; score: seconds by the number
-    of planting rounds; written: a stage's name and the bytes of its folder; grown: bytes by which this process grew while scoring.
+    of planting rounds; written: a stage's name and the bytes of its folder; grown: bytes by which this process grew while scoring;
+    beyond: seconds of scoring for each annotation more, from where the models learn from no more of them; 0 below.
     """
 
     images: int
@@ -58,6 +59,7 @@ class Rehearsal:
     export: float
     written: dict[str, int]
     grown: int
+    beyond: float = 0.0
 
 
 def rehearse(config: Config, part: Dataset, detections: Boxes | None, per_annotation: float, names: set[str], folder: Path) -> Rehearsal:
@@ -71,8 +73,14 @@ def rehearse(config: Config, part: Dataset, detections: Boxes | None, per_annota
     wanted = total if total < 1.5 * wanted else wanted
     rounds = count_rounds(total, config.score.planting_rounds)
     tried = (1,) if rounds == 1 else (1, min(ROUNDS, rounds))
+    beyond = 0.0
+    if total > 2 * MOST_ROWS:  # the models cost the same from MOST_ROWS on, and the rest grows
+        full = _rehearse(config, part, detections, per_annotation, names, folder / "full", MOST_ROWS, (1,))
+        wanted = 2 * MOST_ROWS
     found = _rehearse(config, part, detections, per_annotation, names, folder / "second", wanted, tried)
-    return Rehearsal(**found, starting=first["score"][1])
+    if wanted == 2 * MOST_ROWS:
+        beyond = max(found["score"][1] - full["score"][1], 0.0) / max(found["annotations"] - full["annotations"], 1)
+    return Rehearsal(**found, starting=first["score"][1], beyond=beyond)
 
 
 def count_rounds(annotations: int, most: int) -> int:
