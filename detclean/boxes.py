@@ -162,6 +162,12 @@ def clip_boxes(xyxy: Floats, size: Floats) -> Floats:
     return np.clip(xyxy, 0, np.concatenate([size, size], axis=-1))
 
 
+def expand_ranges(start: Ints, count: Ints) -> tuple[Ints, Ints]:
+    """Row i with each of start[i], start[i] + 1, ..., count[i] of them: starts and counts (n,) -> i (p,), ascending, and positions (p,)."""
+    rows = np.repeat(np.arange(len(count)), count)
+    return rows, np.arange(len(rows)) + np.repeat(start - (np.cumsum(count) - count), count)
+
+
 def find_close_pairs(image_index: Ints, xyxy: Floats, min_iou: float) -> Ints:
     """Positions (p, 2) of boxes in one image that overlap by at least `min_iou`, from (n,) and (n, 4); min_iou above 0.
 

@@ -102,7 +102,7 @@ def plan(
     import orjson
     from rich.console import Console
 
-    from detclean.plan.plan import describe_plan, make_plan
+    from detclean.plan import describe_plan, make_plan
     from detclean.show.plan_table import print_plan
     from detclean.show.progress import open_display
 

@@ -18,7 +18,6 @@ import cProfile
 import io
 import json
 import pstats
-import resource
 import shutil
 import sys
 import tempfile
@@ -36,6 +35,7 @@ import polars as pl
 
 from detclean.boxes import Boxes, clip_boxes, xyxy_to_xywh
 from detclean.dataset import Dataset
+from detclean.machine import peak_memory
 
 IMAGES, ANNOTATIONS, DETECTIONS, CATEGORIES = 118_000, 860_000, 3_500_000, 80
 FULL_SIZE_TARGETS = {"engine s": 15, "run s": 120, "run GiB": 6}
@@ -210,7 +210,7 @@ def as_dataset(annotations: Boxes, sizes: np.ndarray) -> Dataset:
 
 
 def peak_gib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return peak_memory() / 2**30
 
 
 def alone(function: Callable[..., Any], *arguments: Any) -> Any:

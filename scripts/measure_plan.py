@@ -16,7 +16,7 @@ import orjson
 from rich.console import Console
 
 from detclean.config import read_config
-from detclean.plan.plan import make_plan
+from detclean.plan import make_plan
 from detclean.show.progress import Display
 
 TARGET = 1.5  # factor between plan and truth, of the whole and of each stage that matters

@@ -14,6 +14,7 @@ ROOMS = (
     "boxes",
     "dataset",
     "files",
+    "machine",
     "formats",
     "audit",
     "detect",

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from detclean.boxes import Boxes, aligned_iou
 from detclean.score import matching
-from detclean.score.matching import best_pair_per, match_greedily, max_per, overlapping_pairs, sum_per, suppress_overlaps
+from detclean.score.matching import best_pair_per, compute_neighbours, match_greedily, max_per, overlapping_pairs, sum_per
 
 row = st.tuples(st.integers(0, 3), st.integers(0, 20), st.integers(0, 20), st.integers(0, 12), st.integers(0, 12), st.integers(0, 4))
 
@@ -82,12 +82,12 @@ def plain_suppression(boxes: Boxes, max_iou: float) -> list[bool]:
 
 @given(some_boxes)
 def test_suppression_is_that_of_a_loop(boxes: Boxes) -> None:
-    assert suppress_overlaps(boxes, 0.4).tolist() == plain_suppression(boxes, 0.4)
+    assert compute_neighbours(boxes, 0.4, 0.4).strongest.tolist() == plain_suppression(boxes, 0.4)
 
 
 def test_suppression_needs_scores() -> None:
     with pytest.raises(ValueError, match="no score"):
-        suppress_overlaps(Boxes.empty(), 0.5)
+        compute_neighbours(Boxes.empty(), 0.5, 0.5)
 
 
 groups = st.lists(st.tuples(st.integers(0, 4), st.integers(-3, 3)), max_size=15)

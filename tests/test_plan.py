@@ -393,7 +393,7 @@ def test_what_else_a_machine_does_is_a_share() -> None:
 def test_a_plan_warns_of_what_is_not_there(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     stages = estimate_stages(config, STAGES, FACTS, COSTS, {})
     assert words.find_warnings(config, stages, 0.0) == []
-    monkeypatch.setattr(words, "available_memory", lambda: 11_000)
+    monkeypatch.setattr(words, "count_free_memory", lambda: 11_000)
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=100))
     busy, memory, disk = words.find_warnings(config, stages, 0.6)
     assert "other work takes 60%" in busy

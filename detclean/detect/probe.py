@@ -51,9 +51,12 @@ class Look:
     once: float = 0.0
 
 
+NOTHING, NO_LOOK = Pace(0.0, 0.0), Look()
+
+
 @dataclass(frozen=True)
 class Probe:
-    """Seconds and bytes, of a child where nothing else is said.
+    """Seconds and bytes, of a child where nothing else is said; what was not tried out is nothing.
 
     slots: how many children work side by side. prepare: of the child that checks the settings; start: until a child works; set_up: until
     its first batch, beside scan, which is of an image; epoch: between two epochs; end: saving weights and going. main: the pace with all
@@ -63,28 +66,28 @@ class Probe:
 
     slots: int
     device: str
-    epochs: int
-    closed_epochs: int
-    batch: int
     prepare: float
     start: float
-    set_up: float
-    scan: float
-    epoch: float
     end: float
-    main: Pace
-    closed: Pace
-    alone: Pace
-    single: Pace
-    prediction: Look
-    features: Look
-    crop: float
-    crop_read: float
-    training_memory: int
     memory: int
-    gpu_memory: int
-    state_bytes: int
-    weights_bytes: int
+    epochs: int = 0
+    closed_epochs: int = 0
+    batch: int = 1
+    set_up: float = 0.0
+    scan: float = 0.0
+    epoch: float = 0.0
+    main: Pace = NOTHING
+    closed: Pace = NOTHING
+    alone: Pace = NOTHING
+    single: Pace = NOTHING
+    prediction: Look = NO_LOOK
+    features: Look = NO_LOOK
+    crop: float = 0.0
+    crop_read: float = 0.0
+    training_memory: int = 0
+    gpu_memory: int = 0
+    state_bytes: int = 0
+    weights_bytes: int = 0
 
 
 def probe_training(
@@ -130,7 +133,7 @@ def probe_training(
     }
     answers, ended = _run(sample, boxes, out, slots, common, crops, display)
     paces = {name: _mean_pace(answers, name) for name in SECONDS}
-    main = paces["main"] or Pace(0.0, 0.0)
+    main = paces["main"] or NOTHING
     alone = paces["alone"] or main
     scans = _mean(answers, "scan")
     return Probe(
@@ -169,32 +172,15 @@ def probe_crops(
     prepare_seconds = time.monotonic() - begin
     slots = find_slots(prepared, device, jobs, workers, None)
     answers, ended = _run(sample, boxes, out, slots, {"task": "probe", "looks": ["crops"]}, True, display)
-    nothing, still = Pace(0.0, 0.0), Look()
     return Probe(
         slots=len(slots),
         device=slots[0],
-        epochs=0,
-        closed_epochs=0,
-        batch=1,
         prepare=prepare_seconds,
         start=_mean(answers, "reached") - answers[0]["started"],
-        set_up=0.0,
-        scan=0.0,
-        epoch=0.0,
         end=max(ended - max(answer["ended"] for answer in answers), 0.0),
-        main=nothing,
-        closed=nothing,
-        alone=nothing,
-        single=nothing,
-        prediction=still,
-        features=still,
+        memory=max(answer["memory"] for answer in answers),
         crop=_mean_of_part(answers, "crops", "seen"),
         crop_read=_mean_of_part(answers, "crops", "read"),
-        training_memory=0,
-        memory=max(answer["memory"] for answer in answers),
-        gpu_memory=0,
-        state_bytes=0,
-        weights_bytes=0,
     )
 
 

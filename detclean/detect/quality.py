@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from detclean.boxes import Boxes, Floats, Ints, Mask, aligned_intersection, box_area
+from detclean.boxes import Boxes, Floats, Ints, Mask, aligned_intersection, box_area, expand_ranges
 from detclean.dataset import Dataset
 
 DETECTIONS_AN_IMAGE = 100  # per category, as COCO counts
@@ -108,8 +108,7 @@ def _take(xyxy: Floats, group: Ints, given: _Given) -> tuple[Mask, Mask]:
     """Detections (d, 4) sorted by group and then confidence -> (d, 10) whether it takes an annotation, and whether that is a crowd."""
     start = np.searchsorted(given.group, group, side="left")
     count = np.searchsorted(given.group, group, side="right") - start
-    mine = np.repeat(np.arange(len(group)), count)
-    theirs = np.arange(len(mine)) + np.repeat(start - (np.cumsum(count) - count), count)
+    mine, theirs = expand_ranges(start, count)
     a, b = xyxy[mine], given.xyxy[theirs]
     shared = aligned_intersection(a, b)
     union = np.where(given.crowd[theirs], box_area(a), box_area(a) + box_area(b) - shared)

@@ -21,9 +21,10 @@ from detclean.dataset import Dataset
 from detclean.detect.locations import COLUMNS
 from detclean.detect.yolo_pieces import cut_job, join_pieces, remove_pieces
 from detclean.detect.yolo_process import Display, Executor, Job, Silence, run_jobs
-from detclean.detect.yolo_settings import THREADS_A_FOLD, choose_slots, complete_predict, complete_train, count_cores, prepare
+from detclean.detect.yolo_settings import THREADS_A_FOLD, choose_slots, complete_predict, complete_train, prepare
 from detclean.detect.yolo_view import find_names, write_fold_lists, write_questions, write_view
 from detclean.errors import StageError
+from detclean.machine import count_cores
 
 
 @dataclass(frozen=True)

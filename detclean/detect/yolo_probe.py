@@ -26,6 +26,7 @@ from detclean.detect.yolo_features import embed_fold
 from detclean.detect.yolo_predict import predict_fold
 from detclean.detect.yolo_train import FoldTrainer, report, train_fold
 from detclean.files import write_whole
+from detclean.machine import peak_memory
 
 WARM_BATCHES = 2  # before anything is timed: the first are slow
 SLOW_BATCH = 6.0  # s: where the first batch takes longer, it is warm-up enough
@@ -65,15 +66,6 @@ def suppress_as_trained(raw: torch.Tensor, conf: float, iou: float, **settings: 
     raw = raw.clone()
     raw[:, 4:].masked_fill_((best < least)[:, None], 0.0)
     return non_max_suppression(raw, 0.0, iou, **settings)
-
-
-def peak_memory() -> int:
-    """The most that this process ever held, in bytes."""
-    import resource
-    import sys
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 class _Steps:

@@ -15,6 +15,7 @@ from detclean.dataset import Dataset
 from detclean.detect.yolo_process import Display, describe_end, end_job, start_job
 from detclean.errors import ConfigError, StageError
 from detclean.files import write_whole
+from detclean.machine import count_cores, count_free_memory
 
 THREADS_A_FOLD = 8  # as many as Ultralytics itself uses for a training on a CPU
 RAM_CACHE_BYTES = 2**30  # decoded images are kept in memory up to this size, by a fold on each core together
@@ -42,29 +43,6 @@ PRIVATE_SETTINGS = {
     "openai_api_key": "",
     **dict.fromkeys(("clearml", "comet", "dvc", "hub", "mlflow", "neptune", "raytune", "tensorboard", "wandb", "vscode_msg"), False),
 }
-
-
-def count_cores() -> int:
-    """The cores that this process may use, a container's quota included."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = Path("/sys/fs/cgroup/cpu.max")
-    if quota.is_file():
-        allowed, _, period = quota.read_text().partition(" ")
-        if allowed != "max":
-            cores = min(cores, max(1, int(allowed) // int(period)))
-    return cores
-
-
-def count_free_memory() -> float:
-    """Bytes of memory that new processes may take, a container's limit included; infinity where the system does not tell."""
-    free = math.inf
-    told = Path("/proc/meminfo")
-    if told.is_file():
-        free = next((1024.0 * int(line.split()[1]) for line in told.read_text().splitlines() if line.startswith("MemAvailable:")), free)
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-    if limit.is_file() and used.is_file() and (most := limit.read_text().strip()) != "max":
-        free = min(free, float(most) - float(used.read_text()))
-    return free
 
 
 def complete_predict(predict: Mapping[str, Any]) -> dict[str, Any]:

@@ -35,6 +35,7 @@ from detclean.show.progress import Display
 from detclean.stages import StageContext
 
 PICTURED_ISSUES = 20  # worst issues in worst.jpg
+MOST_AUDITORS = 8
 WITHOUT_PICTURES = (
     "no pictures: sizes are those of the annotation file; left out are faults and duplicates of pictures, crops, and worst.jpg"
 )
@@ -86,10 +87,9 @@ def audit(context: StageContext, cache: Path | None = None, executor: Cluster | 
     executor, here and in the other stages: machines that work instead of this one.
     """
     dataset = _open(context, "all", executor)
-    workers = min(os.cpu_count() or 1, 8)
     remembered = Cache(cache, context.display.log) if cache else None
     mapper = executor.map if executor else None
-    audit = audit_dataset(dataset, workers=workers, progress=_bar(context.display, "pictures"), cache=remembered, mapper=mapper)
+    audit = audit_dataset(dataset, workers=count_auditors(), progress=_bar(context.display, "pictures"), cache=remembered, mapper=mapper)
     errors = [finding for finding in audit.findings if finding.severity == "error"]
     if errors:
         more = f" (and {len(errors) - 1} more; `python -m detclean check` lists them)" if len(errors) > 1 else ""
@@ -99,6 +99,11 @@ def audit(context: StageContext, cache: Path | None = None, executor: Cluster | 
     counts = Counter(finding.severity for finding in audit.findings)
     told = (f"{count} {severity}{'' if count == 1 else 's'}" for severity in ("warning", "note") for count in [counts[severity]])
     context.display.say(f"audit: {', '.join(told)}")
+
+
+def count_auditors() -> int:
+    """Processes that read pictures."""
+    return min(os.cpu_count() or 1, MOST_AUDITORS)
 
 
 def _write_findings(findings: Sequence[Finding], path: Path) -> None:

@@ -7,7 +7,6 @@ a temporary folder. The run folder is only read, to see what is complete already
 from __future__ import annotations
 
 import math
-import os
 import shutil
 import tempfile
 import time
@@ -26,9 +25,10 @@ from detclean.config import Config
 from detclean.dataset import Dataset, open_dataset
 from detclean.detect import folds as folding
 from detclean.detect.probe import Probe, probe_crops, probe_training
-from detclean.detect.yolo_settings import choose_slots, count_cores
+from detclean.detect.yolo_settings import choose_slots
 from detclean.errors import StageError
 from detclean.formats.results import read_detections
+from detclean.machine import count_cores, peak_memory
 from detclean.pipeline import steps
 from detclean.pipeline.run import all_stages, stage_settings
 from detclean.plan import rehearsal
@@ -55,7 +55,6 @@ DETECTIONS_AN_ANNOTATION = {0.001: 8.0, 0.01: 4.0, 0.25: 1.2}
 SMALL = 10  # percentile of the annotations' sides that stands for the smaller objects
 MOST_ADVICE = 5
 CHILDREN = ("train", "dynamics", "detect", "crops")  # stages that are tried out, unless all of them are done
-AUDITORS = 8  # processes of the audit, at most
 
 
 @dataclass(frozen=True)
@@ -146,9 +145,9 @@ def _plan_in(place: Path, config: Config, display: Display, busy: float, begin: 
         cleaning=_time_cleaning(part, place),
         cleaned_bytes=rehearsal.count_bytes(place / "cleaned"),
         rehearsal=rehearsal.rehearse(config, part, brought, per_annotation, set(names), place / "rehearsal"),
-        memory=rehearsal.memory_held(),
+        memory=peak_memory(),
         imgsz=int(config.train["imgsz"]),
-        pool=min(os.cpu_count() or 1, AUDITORS, count_cores()),
+        pool=min(steps.count_auditors(), count_cores()),
         probe=probe,
         slots=_find_slots(config, probe),
     )

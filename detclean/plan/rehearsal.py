@@ -21,6 +21,7 @@ from detclean.detect.dynamics import RECORDED
 from detclean.detect.locations import COLUMNS, examine_locations
 from detclean.files import share_image
 from detclean.formats import write_cleaned
+from detclean.machine import peak_memory
 from detclean.pipeline import steps
 from detclean.score.calibration import MOST_ROWS, ROWS_WANTED
 from detclean.score.crop_opinion import CropOpinion
@@ -126,7 +127,7 @@ def _rehearse(
         compute_dynamics_evidence(records, looks.kind == "").write_parquet(inputs["dynamics"] / "dynamics.parquet")
         needs.add("dynamics")
     display = Display(_quiet(), None)
-    before = memory_held()
+    before = peak_memory()
     settings = config.score.model_dump(mode="json")
     score = {
         count: _clock(
@@ -136,7 +137,7 @@ def _rehearse(
         )
         for count in rounds
     }
-    grown = memory_held() - before
+    grown = peak_memory() - before
     chosen_issues = config.issues.model_dump(mode="json")
     issues = _clock(lambda: steps.issues(StageContext(inputs, inputs["issues"], chosen_issues, display)))
     exporting = {**config.clean.model_dump(mode="json"), **config.export.model_dump(mode="json"), "copy_images": False}
@@ -249,15 +250,6 @@ def _write_opinions(config: Config, sample: Dataset, found: Boxes, out: Path, rn
     opinion.looks.write_parquet(out / "looks.parquet")
     opinion.detections.write_parquet(out / "detections.parquet")
     (out / "facts.json").write_bytes(orjson.dumps({"took_over": []}))
-
-
-def memory_held() -> int:
-    """The most that this process ever held, in bytes."""
-    import resource
-    import sys
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def count_bytes(folder: Path) -> int:

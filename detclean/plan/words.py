@@ -9,6 +9,7 @@ from pathlib import Path
 
 from detclean.config import Config
 from detclean.detect.probe import Probe
+from detclean.machine import count_free_memory
 from detclean.plan.estimate import Facts, StageEstimate
 
 BUSY, BUSY_SECONDS = 0.25, 0.5  # share of the machine from which on it is said to be busy, and how long it is watched
@@ -55,9 +56,9 @@ def find_warnings(config: Config, stages: Sequence[StageEstimate], busy: float) 
     found = []
     if busy > BUSY:
         found.append(f"other work takes {busy:.0%} of this machine just now: without it the run is faster than this says")
-    memory = available_memory()
+    memory = count_free_memory()
     largest = max(stages, key=lambda stage: stage.memory)
-    if memory is not None and largest.memory > memory:
+    if largest.memory > memory:
         needed, free = f"{largest.memory / 2**30:.1f} GiB", f"{memory / 2**30:.1f} GiB"
         found.append(f"{largest.name} needs {needed} of memory, {free} are free: lower train.batch or workers")
     home = next(folder for folder in (config.folder, *config.folder.absolute().parents) if folder.exists())
@@ -65,15 +66,6 @@ def find_warnings(config: Config, stages: Sequence[StageEstimate], busy: float) 
     if wanted > room:
         found.append(f"{wanted / 2**30:.1f} GiB of disk are needed and {room / 2**30:.1f} GiB free: set runs to a folder on a larger one")
     return found
-
-
-def available_memory() -> int | None:
-    """Bytes that are free for this process and new ones; None where the system does not say."""
-    for line in Path("/proc/meminfo").read_text().splitlines() if Path("/proc/meminfo").is_file() else []:
-        name, _, value = line.partition(":")
-        if name == "MemAvailable":
-            return int(value.split()[0]) * 1024
-    return None
 
 
 def measure_busy() -> float:
