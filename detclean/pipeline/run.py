@@ -23,7 +23,7 @@ from detclean.dataset import ISSUE_TYPES, open_dataset
 from detclean.distribute import Cluster, open_executor
 from detclean.files import write_whole
 from detclean.pipeline import steps
-from detclean.pipeline.steps import read_table
+from detclean.runfolder import read_table
 from detclean.score.answers import compare_with_answers, read_answers
 from detclean.show.progress import Display
 from detclean.stages import Stage, StageResult, lock_run, run_stages
@@ -197,6 +197,7 @@ def _summarise(config: Config, results: dict[str, StageResult], issues: pl.DataF
         "per_category": quality["per_category"],
         **scored,
         "seconds": {name: round(result.seconds, 2) for name, result in results.items()},
+        "stages": {name: folder.name for name, folder in folders.items()},
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
     }
     if "folds" in folders:

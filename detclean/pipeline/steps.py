@@ -24,6 +24,7 @@ from detclean.errors import DatasetError
 from detclean.files import write_whole
 from detclean.formats import read_dataset, write_cleaned
 from detclean.formats.results import read_detections
+from detclean.runfolder import read_table
 from detclean.score.crop_opinion import CropOpinion, find_weak_categories
 from detclean.score.dynamics import compute_dynamics_evidence
 from detclean.score.issues import select_issues
@@ -342,10 +343,6 @@ def _write_tables(dataset: Dataset, scores: Scores, detect: Path, out: Path) -> 
     pl.DataFrame(identity).hstack(boxes.drop("image_index").with_columns(category=names.gather(boxes["category"]))).write_parquet(
         out / "detections.parquet"
     )
-
-
-def read_table(path: Path) -> pl.DataFrame:
-    return pl.read_parquet(path, glob=False)  # brackets in a path are no pattern
 
 
 def _bar(display: Display, what: str) -> Any:

@@ -1,0 +1,140 @@
+"""What people decided about issues: an append-only file, in which the last line about an issue counts."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, get_args
+
+import orjson
+
+from detclean.errors import DatasetError
+
+Verdict = Literal["accept", "reject", "hard", "skip", "open"]
+Box = tuple[float, float, float, float]
+
+FILE_NAME = "decisions.jsonl"
+VERDICTS = get_args(Verdict)
+LONGEST_LINE = 1 << 16  # bytes, far above any decision
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What was decided about one suspected error, or about a box that no issue names.
+
+    issue: an issue_id of the run, or a name of its own that begins with "box-". verdict: accept (the labels are wrong, and are to have
+    `category` and `xyxy` in this place, or nothing where both are None), reject (they are right), hard (they are right, and the object is
+    difficult), skip (looked at and left), open (an earlier decision is taken back). annotation_id: as the run has it, None where nothing
+    was annotated. xyxy: pixels. at: UTC, ISO 8601. by: who or what decided: review, labelstudio, cvat, coco.
+    """
+
+    issue: str
+    verdict: Verdict
+    image_id: str | int
+    annotation_id: str | int | None = None
+    category: str | None = None
+    xyxy: Box | None = None
+    at: str = ""
+    by: str = "review"
+
+
+class DecisionLog:
+    """The file decisions.jsonl of a run folder, open for reading on and for appending; several processes may hold it.
+
+    `latest` is what counts: the last decision about each issue, in the order in which they were first decided.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / FILE_NAME
+        self.latest: dict[str, Decision] = {}
+        self._read = 0  # bytes
+        self._lines = 0
+
+    def refresh(self) -> list[Decision]:
+        """Reads what was appended since, by whomever, and answers it. Raises DatasetError where a line is no decision.
+
+        A last line without an end is not read: it is being written, or its writer died.
+        """
+        try:
+            with open(self.path, "rb") as f:
+                f.seek(self._read)
+                content = f.read()
+        except FileNotFoundError:
+            return []
+        whole = content[: content.rfind(b"\n") + 1]
+        new = []
+        for line in whole.splitlines():
+            self._lines += 1
+            if line.strip():
+                new.append(parse_decision(line, f"{self.path}:{self._lines}"))
+        self._read += len(whole)
+        self.latest.update((decision.issue, decision) for decision in new)
+        return new
+
+    def append(self, decisions: Sequence[Decision]) -> None:
+        """Adds decisions; they are on disk when this returns."""
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        stamped = [replace(decision, at=decision.at or now) for decision in decisions]
+        content = b"".join(orjson.dumps(asdict(decision)) + b"\n" for decision in stamped)
+        with open(self.path, "ab+") as f:
+            fcntl.flock(f, fcntl.LOCK_EX)
+            _mend_end(f)
+            f.write(content)
+            f.flush()
+            os.fsync(f.fileno())
+
+
+def _mend_end(f: BinaryIO) -> None:
+    """Where the last line has no end, its writer died in the middle of it and never said that it was kept: it goes, unless it is whole."""
+    end = f.seek(0, os.SEEK_END)
+    f.seek(max(end - LONGEST_LINE, 0))
+    tail = f.read().rpartition(b"\n")[2]
+    if not tail:
+        return
+    try:
+        parse_decision(tail, "")
+        f.write(b"\n")
+    except DatasetError:
+        f.truncate(end - len(tail))
+
+
+def read_decisions(folder: Path) -> dict[str, Decision]:
+    """The decision that counts for each issue of a run folder; those taken back are left out. Raises DatasetError."""
+    log = DecisionLog(folder)
+    log.refresh()
+    return {issue: decision for issue, decision in log.latest.items() if decision.verdict != "open"}
+
+
+def parse_decision(line: bytes, where: str) -> Decision:
+    """One line of decisions.jsonl. Raises DatasetError."""
+    try:
+        return make_decision(orjson.loads(line))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise DatasetError(f"{where}: is no decision ({error}); remove the line or restore it") from None
+
+
+def make_decision(record: dict[str, Any]) -> Decision:
+    """A decision from its fields as JSON has them. Raises ValueError, TypeError or KeyError where they make none."""
+    if unknown := set(record) - set(Decision.__dataclass_fields__):
+        raise ValueError(f"unknown {', '.join(sorted(unknown))}")
+    if record["verdict"] not in VERDICTS:
+        raise ValueError(f"verdict {record['verdict']!r} is none of {', '.join(VERDICTS)}")
+    if not isinstance(record["issue"], str) or not record["issue"]:
+        raise ValueError("issue is no text")
+    xyxy, category = record.get("xyxy"), record.get("category")
+    if (xyxy is None) != (category is None):
+        raise ValueError("category and xyxy belong together")
+    if category is not None and not isinstance(category, str):
+        raise ValueError("category is no text")
+    return Decision(**record | {"xyxy": None if xyxy is None else _as_box(xyxy)})
+
+
+def _as_box(values: Iterable[Any]) -> Box:
+    x1, y1, x2, y2 = (float(value) for value in values)
+    if not (x1 < x2 and y1 < y2 and max(abs(x1), abs(y1), abs(x2), abs(y2)) < float("inf")):
+        raise ValueError("xyxy is no box: left, top, right, bottom in pixels")
+    return x1, y1, x2, y2
