@@ -6,6 +6,7 @@ import errno
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -133,6 +134,76 @@ def benchmark(
     with open_display(resolved.folder / "run.log") as display:
         result = run_benchmark(resolved, display)
     print_benchmark(result.document, result.folder)
+
+
+RunFolder = Annotated[str, typer.Argument(metavar="RUN", help="The folder of a finished run, such as runs/digits.")]
+
+
+@app.command()
+def review(
+    run: RunFolder,
+    host: Annotated[str, typer.Option(help="The address to listen on; on any but 127.0.0.1 the page needs a token.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="The port, or the next free one.")] = 8377,
+    browser: Annotated[bool, typer.Option(help="Open a browser window.")] = True,
+) -> None:
+    """Look at the issues one by one and decide, in a browser."""
+    from detclean.review import serve
+    from detclean.runfolder import open_run
+
+    serve(open_run(run), host=host, port=port, open_browser=browser)
+
+
+@app.command()
+def apply(
+    run: RunFolder,
+    auto: Annotated[
+        float | None, typer.Option(min=0, max=1, metavar="P", help="Also apply undecided issues from this probability on.")
+    ] = None,
+    in_place: Annotated[bool, typer.Option("--in-place", help="Edit the data set's own label files, not a copy of it.")] = False,
+) -> None:
+    """Bring accepted decisions into a cleaned copy of the data set, or into its own files."""
+    from detclean.pipeline.apply import apply_decisions
+    from detclean.show.repairs import print_applied
+
+    outcome = apply_decisions(run, auto=auto, in_place=in_place)
+    print_applied(outcome.applied, run, strangers=outcome.strangers)
+
+
+@app.command()
+def undo(run: RunFolder) -> None:
+    """Take the newest application back, to the byte."""
+    from detclean.pipeline.apply import undo_decisions
+    from detclean.show.repairs import print_undone
+
+    print_undone(undo_decisions(run))
+
+
+@app.command()
+def export(
+    run: RunFolder,
+    to: Annotated[str, typer.Option(metavar="TOOL", help="labelstudio, cvat, fiftyone, coco, yolo, voc or csv.")],
+    out: Annotated[str | None, typer.Option(metavar="FOLDER", help="Where to; RUN/handover/TOOL if not said.")] = None,
+    images: Annotated[str, typer.Option(help="Which images: open (with undecided issues), issues (with any), all.")] = "open",
+) -> None:
+    """Hand the issues over to an annotation tool, or to another format."""
+    from detclean.handover import export_run
+    from detclean.runfolder import open_run
+    from detclean.show.repairs import print_exported
+
+    print_exported(export_run(open_run(run), to, Path(out) if out else None, images=images))
+
+
+@app.command()
+def import_decisions(
+    run: RunFolder,
+    file: Annotated[str, typer.Argument(help="What an annotation tool wrote: Label Studio's JSON, CVAT for images 1.1, or COCO.")],
+) -> None:
+    """Take decisions back from an annotation tool."""
+    from detclean.handover import import_decisions as take_back
+    from detclean.runfolder import open_run
+    from detclean.show.repairs import print_imported
+
+    print_imported(take_back(open_run(run), Path(file)), run)
 
 
 def _read_images_option(options: Sequence[str]) -> str | None:

@@ -7,13 +7,14 @@ from pathlib import Path
 
 from detclean.dataset import Dataset, Edit
 from detclean.errors import DatasetError
-from detclean.formats import coco, voc, yolo
+from detclean.formats import coco_patch, voc, yolo_patch
 from detclean.formats.coco import read_coco, write_coco_issues
 from detclean.formats.results import read_detections
 from detclean.formats.voc import read_voc
 from detclean.formats.yolo import read_yolo, write_yolo_issues
 
 __all__ = [
+    "edit_sources",
     "read_coco",
     "read_dataset",
     "read_detections",
@@ -24,6 +25,7 @@ __all__ = [
     "write_yolo_issues",
 ]
 
+IN_MEMORY = "a data set made in memory has no source files to clean; write it as YOLO or COCO and read it from there"
 EXPECTED = "a YOLO data.yaml, a COCO .json or a Pascal VOC folder"
 
 
@@ -80,10 +82,25 @@ def write_cleaned(
     out.mkdir(parents=True, exist_ok=True)
     working = [edit for edit in edits if edit.action != "review"]
     if dataset.format == "yolo":
-        yolo.write_cleaned_yolo(dataset, working, out, drop_images=drop_images, copy_images=copy_images, final=final)
+        yolo_patch.write_cleaned_yolo(dataset, working, out, drop_images=drop_images, copy_images=copy_images, final=final)
     elif dataset.format == "coco":
-        coco.write_cleaned_coco(dataset, working, out, drop_images=drop_images, copy_images=copy_images)
+        coco_patch.write_cleaned_coco(dataset, working, out, drop_images=drop_images, copy_images=copy_images)
     elif dataset.format == "voc":
         voc.write_cleaned_voc(dataset, working, out, drop_images=drop_images, copy_images=copy_images)
     else:
-        raise DatasetError("a data set made in memory has no source files to clean; write it as YOLO or COCO and read it from there")
+        raise DatasetError(IN_MEMORY)
+
+
+def edit_sources(dataset: Dataset, edits: Sequence[Edit]) -> dict[Path, bytes]:
+    """The source's own files that the edits change, with what is to stand in them; nothing is written.
+
+    "review" edits change nothing; a record or row that no edit names keeps its bytes. Raises DatasetError where the source has changed.
+    """
+    working = [edit for edit in edits if edit.action != "review"]
+    if dataset.format == "yolo":
+        return yolo_patch.edit_yolo(dataset, working)
+    if dataset.format == "coco":
+        return coco_patch.edit_coco(dataset, working)
+    if dataset.format == "voc":
+        return voc.edit_voc(dataset, working)
+    raise DatasetError(IN_MEMORY)

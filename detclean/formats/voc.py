@@ -229,6 +229,14 @@ def write_cleaned_voc(dataset: Dataset, edits: Sequence[Edit], out: Path, *, dro
     _copy_sets(source / "ImageSets", out / "ImageSets", {dataset.images["image_id"][index] for index in dropped})
 
 
+def edit_voc(dataset: Dataset, edits: Sequence[Edit]) -> dict[Path, bytes]:
+    """The annotation files that the edits change, with their new content."""
+    edits_of: dict[Path, list[Edit]] = defaultdict(list)
+    for edit in edits:
+        edits_of[Path(dataset.images["label_path"][edit.image_index])].append(edit)
+    return {path: _edit_file(dataset, path, mine) for path, mine in edits_of.items()}
+
+
 def _share_pictures(dataset: Dataset, dropped: set[int], folder: Path, copy_images: bool) -> None:
     """All pictures of the source's folder but those of dropped images, under the names they have there."""
     rows = list(dataset.images.select("path", "file_name").iter_rows())

@@ -1,0 +1,205 @@
+"""What is to change in the labels, object by object: from people's decisions, or from issues that are sure enough."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from detclean.boxes import Ints
+from detclean.dataset import Dataset, Edit
+from detclean.edit.decisions import Box, Decision
+from detclean.errors import DatasetError
+
+SAME = 1e-6  # px: below this two boxes are one and the same
+
+
+@dataclass(frozen=True)
+class LabelledBox:
+    """An object as the labels have it or are to have it: category by name, xyxy in pixels."""
+
+    category: str
+    xyxy: Box
+
+
+@dataclass(frozen=True)
+class Change:
+    """One object before and after; before is None for one that is added, after for one that goes.
+
+    issue: the issue or the decision that it comes from. probability: of the issue. annotation: a position in the data set's annotations.
+    """
+
+    issue: str
+    issue_type: str | None
+    probability: float | None
+    image_index: int
+    annotation: int | None
+    before: LabelledBox | None
+    after: LabelledBox | None
+
+
+@dataclass(frozen=True)
+class Changes:
+    """all: what is to change. strangers: decisions about issues that the run does not list (any more), which are left out."""
+
+    all: tuple[Change, ...]
+    strangers: tuple[Decision, ...] = ()
+
+
+def find_changes(dataset: Dataset, issues: pl.DataFrame, decisions: Mapping[str, Decision], auto: float | None = None) -> Changes:
+    """What the accepted decisions change; with `auto` also the proposals of undecided issues of at least this probability.
+
+    issues: as `Run.issues`. decisions: the one that counts for each issue. Where two are about one annotation, the later counts.
+    Raises DatasetError where a decision names a category that the data set does not have.
+    """
+    row_of: dict[str, dict[str, Any]] = {row["issue_id"]: row for row in issues.iter_rows(named=True)}
+    places = _Places(dataset)
+    changes: dict[tuple[str, int | str], Change] = {}
+    strangers: list[Decision] = []
+    if auto is not None:
+        for row in row_of.values():
+            if row["issue_id"] not in decisions and row["probability"] >= auto and row["action"] != "review":
+                change = _make_change(dataset, row, propose_after(row))
+                changes[_target(change)] = change
+    for decision in decisions.values():
+        if decision.verdict != "accept":
+            continue
+        place = row_of.get(decision.issue) or places.find(decision)
+        if place is None:
+            strangers.append(decision)
+            continue
+        change = _make_change(dataset, place, _as_decided(decision, dataset))
+        changes.pop(_target(change), None)  # so that the later one stands behind the others
+        if not _is_same(change.before, change.after):
+            changes[_target(change)] = change
+    return Changes(tuple(changes.values()), tuple(strangers))
+
+
+def propose_after(issue: Mapping[str, Any]) -> LabelledBox | None:
+    """What an issue proposes to stand in its place; None for nothing. The action must not be "review": that one proposes nothing."""
+    if issue["action"] == "delete":
+        return None
+    given = tuple(issue[side] for side in ("x1", "y1", "x2", "y2"))
+    suggested = tuple(issue[f"suggested_{side}"] for side in ("x1", "y1", "x2", "y2"))
+    category = issue["category"] if issue["action"] == "move" else issue["suggested_category"]
+    return LabelledBox(category, given if issue["action"] == "relabel" else suggested)
+
+
+def as_edits(changes: Sequence[Change], dataset: Dataset) -> list[Edit]:
+    """The changes as edits to the source; one that moves and renames is two."""
+    number_of = {name: i for i, name in enumerate(dataset.categories)}
+    edits = []
+    for change in changes:
+        where, before, after = (change.image_index, change.annotation), change.before, change.after
+        if after is None:
+            edits.append(Edit("delete", *where))
+        elif before is None:
+            edits.append(Edit("add", *where, category=number_of[after.category], xyxy=after.xyxy))
+        else:
+            if after.category != before.category:
+                edits.append(Edit("relabel", *where, category=number_of[after.category]))
+            if not _is_close(before.xyxy, after.xyxy):
+                edits.append(Edit("move", *where, xyxy=after.xyxy))
+    return edits
+
+
+class _Places:
+    """Where decisions that name no issue of the run belong: by image and annotation."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._image_of = {str(image_id): i for i, image_id in enumerate(dataset.images["image_id"].to_list())}
+        ids = dataset.annotations.annotation_id
+        owners = dataset.annotations.image_index
+        names: Sequence[Any] = range(len(owners)) if ids is None else ids.tolist()
+        self._annotation_of = {(int(image), str(name)): i for i, (image, name) in enumerate(zip(owners, names, strict=True))}
+
+    def find(self, decision: Decision) -> dict[str, Any] | None:
+        image = self._image_of.get(str(decision.image_id))
+        if image is None or not decision.issue.startswith("box-"):
+            return None
+        annotation = None
+        if decision.annotation_id is not None:
+            annotation = self._annotation_of.get((image, str(decision.annotation_id)))
+            if annotation is None:
+                return None
+        return {"issue_id": decision.issue, "image_index": image, "annotation": annotation}
+
+
+def _make_change(dataset: Dataset, row: Mapping[str, Any], after: LabelledBox | None) -> Change:
+    annotation = row["annotation"]
+    before = None
+    if annotation is not None:
+        name = dataset.categories[int(dataset.annotations.category[annotation])]
+        x1, y1, x2, y2 = dataset.annotations.xyxy[annotation].tolist()
+        before = LabelledBox(name, (x1, y1, x2, y2))
+    return Change(row["issue_id"], row.get("issue_type"), row.get("probability"), row["image_index"], annotation, before, after)
+
+
+def _as_decided(decision: Decision, dataset: Dataset) -> LabelledBox | None:
+    if decision.category is None or decision.xyxy is None:
+        return None
+    if decision.category not in dataset.categories:
+        raise DatasetError(f"decision on {decision.issue}: category '{decision.category}' is not in the data set; choose one that is")
+    return LabelledBox(decision.category, decision.xyxy)
+
+
+def _target(change: Change) -> tuple[str, int | str]:
+    return ("annotation", change.annotation) if change.annotation is not None else ("issue", change.issue)
+
+
+def _is_same(before: LabelledBox | None, after: LabelledBox | None) -> bool:
+    if before is None or after is None:
+        return before is after
+    return before.category == after.category and _is_close(before.xyxy, after.xyxy)
+
+
+def _is_close(a: Box, b: Box) -> bool:
+    return bool(np.abs(np.subtract(a, b)).max() < SAME)
+
+
+def find_source_changes(then: Dataset, now: Dataset, known: Collection[str] = ()) -> list[str]:
+    """What differs between the labels that a run has read and the labels as they are, each with its place; empty where nothing does.
+
+    Images that are new since then, and whatever of the source is no label, do not matter here; nor do the files `known`, by their path.
+    """
+    sizes = [pl.col("image_id").cast(pl.String), "width", "height"]
+    images = then.images.select(sizes).join(now.images.select(sizes), on=["image_id", "width", "height"], how="anti")
+    found = [f"image {image_id}: is gone or has another size" for image_id in images["image_id"].to_list()]
+    old, new = _as_rows(then, known), _as_rows(now, known)
+    new = new.join(then.images.select(pl.col("image_id").cast(pl.String)), on="image_id", how="semi")
+    columns = [column for column in old.columns if column != "position"]
+    gone, come = old.join(new, on=columns, how="anti")["position"], new.join(old, on=columns, how="anti")["position"]
+    places = dict.fromkeys([*(_place_of(then, position) for position in gone), *(_place_of(now, position) for position in come)])
+    return found + [f"{place}: has changed" for place in places]
+
+
+def _as_rows(dataset: Dataset, known: Collection[str]) -> pl.DataFrame:
+    """One row an annotation whose file is not among the known ones: image, row in the file, category by name, corners."""
+    boxes = dataset.annotations
+    image: Ints = boxes.image_index
+    corners = {side: boxes.xyxy[:, i] for i, side in enumerate(("x1", "y1", "x2", "y2"))}
+    rows = pl.DataFrame(
+        {
+            "image_id": dataset.images["image_id"].cast(pl.String).gather(image),
+            "row": dataset.source_rows,
+            "category": pl.Series(dataset.categories, dtype=pl.String).gather(boxes.category),
+            **corners,
+            "position": np.arange(len(boxes)),
+        }
+    )
+    if not known:
+        return rows
+    files = dataset.images["label_path"].fill_null(str(dataset.source)).to_list()
+    is_known = np.array([os.path.realpath(file) in known for file in files], bool)
+    return rows.filter(pl.Series(~is_known[image]))
+
+
+def _place_of(dataset: Dataset, position: int) -> str:
+    """The label file of an annotation, or the annotation where one file holds all."""
+    shown = dataset.describe_source(position)
+    separator = {"yolo": ":", "voc": " object "}.get(dataset.format)
+    return shown.rpartition(separator)[0] if separator else shown

@@ -1,0 +1,298 @@
+"""Changes brought into label files, and taken back to the byte.
+
+Every application is a folder of the run, patches/NNNN: patch.json with every edit and every file, and the files as they were and as
+they became. It is complete before the first label file is touched, so whatever dies in the middle can be finished or taken back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import orjson
+
+from detclean import __version__
+from detclean.dataset import Dataset
+from detclean.edit.changes import Change, as_edits, find_source_changes
+from detclean.errors import DatasetError
+from detclean.files import write_whole
+from detclean.formats import edit_sources, write_cleaned
+
+Mode = Literal["copy", "in place"]
+COPY = "applied"  # the cleaned copy's folder in the run folder
+REMEDY = "save those changes elsewhere, put the file back, and try again"
+SHOWN = 5  # file names in an error
+
+
+@dataclass(frozen=True)
+class Applied:
+    """What an application or its undoing came to: the data set that now holds it, the patch, and how much of it there is.
+
+    known: it was there already, and nothing was written.
+    """
+
+    target: Path
+    patch: Path
+    edits: int
+    files: int
+    known: bool = False
+
+
+@dataclass(frozen=True)
+class _File:
+    """path: absolute. before and after: digests of its content, None where it does not exist. derived: a cache of another tool's."""
+
+    path: str
+    before: str | None
+    after: str | None
+    derived: bool = False
+
+
+# Applying
+
+
+def apply_to_copy(folder: Path, then: Dataset, now: Dataset, changes: Sequence[Change], *, load: str, copy_images: bool = False) -> Applied:
+    """A cleaned copy of the data set below `folder`/applied; the source stays as it is.
+
+    then: the data set as the run has read it, which the changes are about. now: as it is; the whole of it or the same part. load: what
+    names the state that the run has read. A copy that is there already is replaced, unless somebody has written into its label files.
+    Raises DatasetError, which names what has changed since the run.
+    """
+    target = folder / COPY
+    document = _describe(then, changes, "copy", target, load)
+    if (standing := _find_patch(folder, "in place")) is not None and _read(standing)["load"] == load:
+        raise DatasetError(
+            f"{then.source}: holds edits by `apply --in-place`; take them back with `python -m detclean undo {folder}` first"
+        )
+    _refuse_changed_source(find_source_changes(then, now))
+    newest = _find_patch(folder, "copy")
+    if newest is not None:
+        earlier = _read(newest)
+        if target.is_dir():
+            _refuse_strangers(_files(earlier), "move that copy elsewhere, and try again")
+            if _same_edits(earlier, document) and _is_whole(_files(earlier)):
+                return _applied(newest, earlier, known=True)
+    elif target.exists():
+        raise DatasetError(f"{target}: is there already, and no patch of this run made it; move it elsewhere")
+    fresh, plain, old = (folder / f"{COPY}{what}.partial" for what in ("", ".plain", ".old"))
+    for place in (fresh, plain, old):
+        shutil.rmtree(place, ignore_errors=True)
+    write_cleaned(then, as_edits(changes, then), fresh, copy_images=copy_images, final=target)
+    write_cleaned(then, (), plain, final=target)
+    contents = [(target / name, _content(plain / name), _content(fresh / name)) for name in _differing(plain, fresh)]
+    if newest is not None:
+        if target.is_dir():
+            os.replace(target, old)
+        _remove_patch(folder, newest)
+    patch = _write_patch(folder, document, contents)
+    os.replace(fresh, target)  # wherever this is stopped, the next try finds either no copy or one with its patch
+    for place in (plain, old):
+        shutil.rmtree(place, ignore_errors=True)
+    return _applied(patch, _read(patch))
+
+
+def apply_in_place(folder: Path, then: Dataset, now: Dataset, changes: Sequence[Change], *, load: str) -> Applied:
+    """The changes in the source's own label files, with all that is needed to take them back kept in `folder`/patches.
+
+    Arguments as in `apply_to_copy`. Other edits that this run has brought in earlier are taken back first, so that every application
+    begins with the labels that the run has read. Raises DatasetError, and then writes nothing, where a file has changed since.
+    """
+    document = _describe(then, changes, "in place", then.source, load)
+    newest = _find_patch(folder, "in place")
+    if newest is not None and _read(newest)["load"] == load:
+        earlier = _read(newest)
+        _refuse_strangers(_files(earlier), REMEDY)
+        _refuse_changed_source(find_source_changes(then, now, {entry.path for entry in _files(earlier)}))
+        if _same_edits(earlier, document):
+            known = _is_whole(_files(earlier))
+            if not known:  # it was stopped in the middle
+                _bring(newest, "after")
+            return _applied(newest, earlier, known)
+        _bring(newest, "before")
+        _remove_patch(folder, newest)
+    else:
+        _refuse_changed_source(find_source_changes(then, now))
+    edited = edit_sources(then, as_edits(changes, then))
+    contents = [(path.resolve(), _content(path), content) for path, content in edited.items()]
+    contents = [entry for entry in contents if entry[1] != entry[2]]
+    caches = [(path, _content(path), None) for path in _find_caches([path for path, _, _ in contents])]
+    patch = _write_patch(folder, document, contents, caches)
+    _bring(patch, "after")
+    return _applied(patch, _read(patch))
+
+
+def undo_newest(folder: Path) -> Applied:
+    """Takes the newest application back: every file is to the byte what it was before. Raises DatasetError, and then writes nothing.
+
+    Of a copy: its label files are the source's again. Where a file was changed by somebody else since, it is named.
+    """
+    newest = _find_patch(folder)
+    if newest is None:
+        raise DatasetError(f"{folder}: nothing is applied, so there is nothing to undo")
+    document = _read(newest)
+    if document["mode"] == "copy" and not Path(document["target"]).is_dir():
+        document["files"] = []  # the copy was removed, which is as good
+    _refuse_strangers(_files(document), REMEDY)
+    if document["files"]:
+        _bring(newest, "before")
+    _remove_patch(folder, newest)
+    return Applied(Path(document["target"]), newest, len(document["edits"]), len(document["files"]))
+
+
+# The patch as a folder
+
+
+def _describe(dataset: Dataset, changes: Sequence[Change], mode: Mode, target: Path, load: str) -> dict[str, Any]:
+    image_ids, file_names = dataset.images["image_id"], dataset.images["file_name"]
+    ids = dataset.annotations.annotation_id
+    edits = [
+        {
+            "issue": change.issue,
+            "issue_type": change.issue_type,
+            "probability": change.probability,
+            "image_id": image_ids[change.image_index],
+            "file_name": file_names[change.image_index],
+            "annotation_id": None if change.annotation is None or ids is None else ids[change.annotation],
+            "source": None if change.annotation is None else dataset.describe_source(change.annotation),
+            "before": None if change.before is None else asdict(change.before),
+            "after": None if change.after is None else asdict(change.after),
+        }
+        for change in changes
+    ]
+    head = {"detclean": __version__, "mode": mode, "source": str(dataset.source), "target": str(target), "load": load}
+    document: dict[str, Any] = orjson.loads(orjson.dumps(head | {"edits": edits, "files": []}, option=orjson.OPT_SERIALIZE_NUMPY))
+    return document
+
+
+def _write_patch(
+    folder: Path,
+    document: dict[str, Any],
+    contents: Sequence[tuple[Path, bytes | None, bytes | None]],
+    caches: Sequence[tuple[Path, bytes | None, None]] = (),
+) -> Path:
+    """The folder of a patch, whole or not at all. contents and caches: path, content before, content after."""
+    home = folder / "patches"
+    number = max((int(path.name) for path in _numbered(home)), default=0) + 1
+    place = home / f"{number:04d}"
+    partial = home / f"{number:04d}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    files = []
+    for i, (path, before, after) in enumerate([*contents, *caches]):
+        for name, content in (("before", before), ("after", after)):
+            if content is not None:
+                write_whole(partial / name / str(i), content)
+        files.append(asdict(_File(str(path), _digest(before), _digest(after), derived=i >= len(contents))))
+    text = orjson.dumps(document | {"files": files}, option=orjson.OPT_INDENT_2)
+    write_whole(partial / "patch.json", text)
+    os.replace(partial, place)
+    write_whole(folder / "patch.json", text)
+    return place
+
+
+def _remove_patch(folder: Path, patch: Path) -> None:
+    gone = patch.with_name(patch.name + ".partial")
+    shutil.rmtree(gone, ignore_errors=True)
+    os.replace(patch, gone)
+    shutil.rmtree(gone)
+    before = _find_patch(folder)
+    if before is None:
+        (folder / "patch.json").unlink(missing_ok=True)
+    else:
+        write_whole(folder / "patch.json", (before / "patch.json").read_bytes())
+
+
+def _numbered(home: Path) -> list[Path]:
+    return sorted(path for path in home.glob("*") if path.name.isdigit()) if home.is_dir() else []
+
+
+def _find_patch(folder: Path, mode: Mode | None = None) -> Path | None:
+    """The newest patch, or the newest of a mode."""
+    return next((path for path in reversed(_numbered(folder / "patches")) if mode in (None, _read(path)["mode"])), None)
+
+
+def _read(patch: Path) -> dict[str, Any]:
+    try:
+        document: dict[str, Any] = orjson.loads((patch / "patch.json").read_bytes())
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"{patch / 'patch.json'}: cannot be read ({error}); the files as they were lie beside it, in before/") from None
+    return document
+
+
+def _files(document: dict[str, Any]) -> list[_File]:
+    return [_File(**entry) for entry in document["files"]]
+
+
+def _same_edits(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    return bool(a["edits"] == b["edits"]) and a["load"] == b["load"]
+
+
+def _applied(patch: Path, document: dict[str, Any], known: bool = False) -> Applied:
+    return Applied(Path(document["target"]), patch, len(document["edits"]), len(document["files"]), known)
+
+
+# Files
+
+
+def _bring(patch: Path, which: Literal["before", "after"]) -> None:
+    """Every file of a patch to its content before or after."""
+    for i, entry in enumerate(_files(_read(patch))):
+        path = Path(entry.path)
+        if getattr(entry, which) is None:
+            path.unlink(missing_ok=True)
+        elif _digest(_content(path)) != getattr(entry, which):
+            mode = path.stat().st_mode if path.exists() else None
+            write_whole(path, (patch / which / str(i)).read_bytes())
+            if mode is not None:
+                path.chmod(mode)
+
+
+def _refuse_strangers(files: Sequence[_File], remedy: str) -> None:
+    """Raises DatasetError where a file is neither as it was before its patch nor as the patch made it."""
+    own = [entry for entry in files if not entry.derived]
+    if strange := [entry.path for entry in own if _digest(_content(Path(entry.path))) not in (entry.before, entry.after)]:
+        raise DatasetError(f"{_list(strange)}: changed since detclean edited it; nothing was written; {remedy}")
+
+
+def _refuse_changed_source(changes: Sequence[str]) -> None:
+    if changes:
+        raise DatasetError(f"{_list(changes)} since the run; nothing was written; repeat the run, or put the labels back as they were")
+
+
+def _list(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+
+
+def _is_whole(files: Sequence[_File]) -> bool:
+    """Whether every file is as its patch made it."""
+    return all(_digest(_content(Path(entry.path))) == entry.after for entry in files if not entry.derived)
+
+
+def _content(path: Path) -> bytes | None:
+    return path.read_bytes() if path.is_file() else None
+
+
+def _digest(content: bytes | None) -> str | None:
+    return None if content is None else hashlib.sha256(content).hexdigest()
+
+
+def _differing(plain: Path, fresh: Path) -> list[str]:
+    """Names of the label files below two cleaned copies that differ."""
+    names = sorted(_names(plain) | _names(fresh))
+    return [name for name in names if _content(plain / name) != _content(fresh / name)]
+
+
+def _names(folder: Path) -> set[str]:
+    """All files of a cleaned copy but its pictures."""
+    found = [path for name in ("labels", "Annotations") for path in (folder / name).rglob("*")]
+    return {os.path.relpath(path, folder) for path in [*folder.iterdir(), *found] if path.is_file()}
+
+
+def _find_caches(paths: Sequence[Path]) -> list[Path]:
+    """Ultralytics' caches of label folders: they know a label file by its size alone, and an edit that keeps it would not be seen."""
+    folders = {parent for path in paths for parent in path.parents[:3]}
+    return sorted(cache for folder in folders if (cache := folder.with_suffix(".cache")).is_file())

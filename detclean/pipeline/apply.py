@@ -1,0 +1,59 @@
+"""Decisions brought into the data set that a run was made on, and taken out again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from detclean.config import Config, read_config
+from detclean.dataset import Dataset
+from detclean.edit.changes import find_changes
+from detclean.edit.decisions import read_decisions
+from detclean.edit.patch import Applied, apply_in_place, apply_to_copy, undo_newest
+from detclean.errors import DatasetError, StageError
+from detclean.formats import read_dataset
+from detclean.runfolder import Run, open_run
+from detclean.stages import lock_run
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What `apply_decisions` did. strangers: decisions left out, as the run lists no such issue."""
+
+    applied: Applied
+    strangers: int
+
+
+def apply_decisions(folder: str | Path, *, auto: float | None = None, in_place: bool = False) -> Outcome:
+    """The accepted decisions of a run, as a cleaned copy of its data set or in the data set's own files.
+
+    auto: also the proposals of undecided issues of at least this probability. Raises DatasetError where there is nothing to apply or the
+    labels have changed since the run, StageError where the folder holds no finished run or another process works on it.
+    """
+    run = open_run(folder)
+    with lock_run(run.folder):
+        changes = find_changes(run.dataset, run.issues, read_decisions(run.folder), auto)
+        if not changes.all:
+            remedy = f"`python -m detclean review {folder}` makes some, --auto 0.8 applies what is likelier than that"
+            raise DatasetError(f"{folder}: no accepted decision changes anything; {remedy}")
+        config, load = read_config(run.folder / "config.yaml", []), run.summary["stages"]["load"]
+        now = read_source(run, config)
+        if in_place:
+            applied = apply_in_place(run.folder, run.dataset, now, changes.all, load=load)
+        else:
+            applied = apply_to_copy(run.folder, run.dataset, now, changes.all, load=load, copy_images=config.clean.copy_images)
+    return Outcome(applied, len(changes.strangers))
+
+
+def undo_decisions(folder: str | Path) -> Applied:
+    """Takes the newest application of a run's decisions back. Raises DatasetError where there is none or a file was changed since."""
+    if not (Path(folder) / "summary.json").is_file():
+        raise StageError(f"{folder}: is not the folder of a finished run; name the one that was given to apply")
+    with lock_run(Path(folder)):
+        return undo_newest(Path(folder))
+
+
+def read_source(run: Run, config: Config) -> Dataset:
+    """The part of the data set that a run has looked at, as it is now."""
+    images = None if config.images is None else str(config.images)
+    return read_dataset(str(config.data), images).select_split(str(run.summary["split"]))
