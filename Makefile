@@ -5,7 +5,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 STAMP := .venv/installed
 
-.PHONY: install demo test check clean
+.PHONY: install demo browser test check clean
 
 install: $(STAMP)
 
@@ -22,8 +22,16 @@ $(STAMP): pyproject.toml constraints.txt
 demo: install
 	$(BIN)/python -m detclean run configs/yolo.yaml
 
-test: install
-	$(BIN)/python -m pytest
+# Debian's Chromium, for the tests of the report and the review app; where it cannot be installed, those are skipped and say so.
+browser:
+	@for name in chromium chromium-browser google-chrome; do command -v $$name && exit 0; done; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends chromium fonts-dejavu-core >/dev/null; \
+	fi; command -v chromium || echo "NO BROWSER: install Debian's package chromium to test the report and the review app" >&2
+
+# Two at a time, a file in one piece: most of the time goes into small trainings that use one core each.
+test: install browser
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: install
 	scripts/check

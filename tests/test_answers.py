@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from detclean.errors import DatasetError
-from detclean.score.answers import compare_with_answers
+from detclean.score.answers import compare_with_answers, find_correct_issues
 
 SCHEMA = {
     "issue_type": pl.String,
@@ -57,6 +57,8 @@ def test_a_case_by_hand(tmp_path: Path) -> None:
         issue("swap", "a.jpg", [80, 80, 90, 90], [50, 50, 70, 70]),  # only what is given is compared
     ]
     result = compare(tmp_path, rows, planted, [("a.jpg", [80, 80, 10, 10]), ("c.jpg", [50, 50, 10, 10])])
+    correct = find_correct_issues(pl.DataFrame(rows, schema=SCHEMA), tmp_path / "answers.json")
+    assert correct.tolist() == [True, False, False, False, True, False, False]
     per_type = result["per_type"]
     assert per_type["swap"] == {"planted": 2, "found": 1, "issues": 3, "correct": 1, "recall": 0.5, "precision": pytest.approx(1 / 3)}
     assert per_type["overlooked"] == {"planted": 1, "found": 1, "issues": 2, "correct": 1, "recall": 1.0, "precision": 0.5}

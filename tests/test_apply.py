@@ -108,6 +108,16 @@ def test_a_cleaned_copy_and_back(run: Run) -> None:
         else:
             assert copy == original
     assert not (run.folder / "patch.json").exists()
+    assert apply_decisions(run.folder).applied == applied
+
+
+def test_a_folder_of_somebody_elses_is_left_alone(run: Run) -> None:
+    accept_all(run)
+    (run.folder / "applied").mkdir()
+    (run.folder / "applied" / "notes.txt").write_text("mine")
+    with pytest.raises(DatasetError, match="is not the copy that this run made"):
+        apply_decisions(run.folder)
+    assert (run.folder / "applied" / "notes.txt").read_text() == "mine"
 
 
 def test_applying_twice_changes_nothing(run: Run) -> None:

@@ -13,13 +13,7 @@ from detclean.dataset import Dataset, Edit
 from detclean.edit.proposals import Cleaning, propose_cleaning
 from detclean.score.issues import COLUMNS, POSITIONS
 
-
-@pytest.fixture(scope="module")
-def dataset() -> Dataset:
-    truth, sizes = make_truth(4, per_image=3)
-    return as_dataset(truth, sizes)
-
-
+SIDES = ("x1", "y1", "x2", "y2")
 SCHEMA = dict.fromkeys((*COLUMNS, *POSITIONS), pl.String) | {
     "probability": pl.Float64,
     "image_index": pl.Int64,
@@ -28,10 +22,28 @@ SCHEMA = dict.fromkeys((*COLUMNS, *POSITIONS), pl.String) | {
 }
 
 
+def make_dataset() -> Dataset:
+    truth, sizes = make_truth(4, per_image=3)
+    return as_dataset(truth, sizes)
+
+
+DATASET = make_dataset()
+
+
+@pytest.fixture
+def dataset() -> Dataset:
+    return DATASET
+
+
 def row(action: str, image: int, annotation: int | None, probability: float, **more: Any) -> dict[str, Any]:
     verdict = "noisy" if probability >= 0.5 else "hard"
-    box = dict(zip((f"suggested_{side}" for side in ("x1", "y1", "x2", "y2")), more.pop("box", (None,) * 4), strict=True))
-    return {"action": action, "image_index": image, "annotation": annotation, "probability": probability, "verdict": verdict, **box, **more}
+    box = dict(zip((f"suggested_{side}" for side in SIDES), more.pop("box", (None,) * 4), strict=True))
+    given: dict[str, Any] = {}
+    if annotation is not None:
+        corners = DATASET.annotations.xyxy[annotation].tolist()
+        given = {"category": DATASET.categories[DATASET.annotations.category[annotation]], **dict(zip(SIDES, corners, strict=True))}
+    place = {"action": action, "image_index": image, "annotation": annotation}
+    return {**place, "probability": probability, "verdict": verdict, **given, **box, **more}
 
 
 ISSUES = pl.DataFrame(

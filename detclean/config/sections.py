@@ -96,6 +96,10 @@ class Export(Section):
     formats: list[ExportFormat] = Field(["csv", "coco", "yolo"], description="a list of some of csv, coco, yolo")
 
 
+class Report(Section):
+    pictures: int = Field(500, ge=0, description="a whole number: how many of the worst issues report.html shows as pictures")
+
+
 class Executor(Section):
     kind: Literal["local", "ray"] = Field("local", description="local or ray")
     address: str = Field("auto", pattern=r"^(auto|local|(ray://)?[^\s:/]+:\d+)$", description="auto, local, HOST:PORT or ray://HOST:PORT")
@@ -155,6 +159,7 @@ class Config(Section):
     issues: Issues = Field(Issues(), description="a section of key: value")
     clean: Clean = Field(Clean(), description="a section of key: value")
     export: Export = Field(Export(), description="a section of key: value")
+    report: Report = Field(Report(), description="a section of key: value")
     benchmark: Benchmark = Field(Benchmark(), description="a section of key: value")
     answers: AnyPath | None = Field(None, description="null, or an answer key such as data/digits/answers.json")
     workers: AutoCount = Field("auto", description="auto, or a whole number of at least 1")
@@ -181,6 +186,7 @@ SECTIONS: dict[str, type[Section]] = {
     "issues": Issues,
     "clean": Clean,
     "export": Export,
+    "report": Report,
     "benchmark": Benchmark,
     "executor": Executor,
 }

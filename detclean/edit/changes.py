@@ -63,7 +63,7 @@ def find_changes(dataset: Dataset, issues: pl.DataFrame, decisions: Mapping[str,
     if auto is not None:
         for row in row_of.values():
             if row["issue_id"] not in decisions and row["probability"] >= auto and row["action"] != "review":
-                change = _make_change(dataset, row, propose_after(row))
+                change = make_change(dataset, row, propose_after(row))
                 changes[_target(change)] = change
     for decision in decisions.values():
         if decision.verdict != "accept":
@@ -72,7 +72,7 @@ def find_changes(dataset: Dataset, issues: pl.DataFrame, decisions: Mapping[str,
         if place is None:
             strangers.append(decision)
             continue
-        change = _make_change(dataset, place, _as_decided(decision, dataset))
+        change = make_change(dataset, place, _as_decided(decision, dataset))
         changes.pop(_target(change), None)  # so that the later one stands behind the others
         if not _is_same(change.before, change.after):
             changes[_target(change)] = change
@@ -87,6 +87,17 @@ def propose_after(issue: Mapping[str, Any]) -> LabelledBox | None:
     suggested = tuple(issue[f"suggested_{side}"] for side in ("x1", "y1", "x2", "y2"))
     category = issue["category"] if issue["action"] == "move" else issue["suggested_category"]
     return LabelledBox(category, given if issue["action"] == "relabel" else suggested)
+
+
+def make_change(dataset: Dataset, row: Mapping[str, Any], after: LabelledBox | None) -> Change:
+    """The change that puts `after` in an issue's place. row: image_index and annotation, and of the issue what is known."""
+    annotation = row["annotation"]
+    before = None
+    if annotation is not None:
+        name = dataset.categories[int(dataset.annotations.category[annotation])]
+        x1, y1, x2, y2 = dataset.annotations.xyxy[annotation].tolist()
+        before = LabelledBox(name, (x1, y1, x2, y2))
+    return Change(row.get("issue_id", ""), row.get("issue_type"), row.get("probability"), row["image_index"], annotation, before, after)
 
 
 def as_edits(changes: Sequence[Change], dataset: Dataset) -> list[Edit]:
@@ -127,16 +138,6 @@ class _Places:
             if annotation is None:
                 return None
         return {"issue_id": decision.issue, "image_index": image, "annotation": annotation}
-
-
-def _make_change(dataset: Dataset, row: Mapping[str, Any], after: LabelledBox | None) -> Change:
-    annotation = row["annotation"]
-    before = None
-    if annotation is not None:
-        name = dataset.categories[int(dataset.annotations.category[annotation])]
-        x1, y1, x2, y2 = dataset.annotations.xyxy[annotation].tolist()
-        before = LabelledBox(name, (x1, y1, x2, y2))
-    return Change(row["issue_id"], row.get("issue_type"), row.get("probability"), row["image_index"], annotation, before, after)
 
 
 def _as_decided(decision: Decision, dataset: Dataset) -> LabelledBox | None:

@@ -77,17 +77,17 @@ def apply_to_copy(folder: Path, then: Dataset, now: Dataset, changes: Sequence[C
             _refuse_strangers(_files(earlier), "move that copy elsewhere, and try again")
             if _same_edits(earlier, document) and _is_whole(_files(earlier)):
                 return _applied(newest, earlier, known=True)
-    elif target.exists():
-        raise DatasetError(f"{target}: is there already, and no patch of this run made it; move it elsewhere")
     fresh, plain, old = (folder / f"{COPY}{what}.partial" for what in ("", ".plain", ".old"))
     for place in (fresh, plain, old):
         shutil.rmtree(place, ignore_errors=True)
     write_cleaned(then, as_edits(changes, then), fresh, copy_images=copy_images, final=target)
     write_cleaned(then, (), plain, final=target)
+    if newest is None and target.exists() and _differing(plain, target):
+        raise DatasetError(f"{target}: is there already, and is not the copy that this run made; move it elsewhere")
     contents = [(target / name, _content(plain / name), _content(fresh / name)) for name in _differing(plain, fresh)]
+    if target.is_dir():
+        os.replace(target, old)
     if newest is not None:
-        if target.is_dir():
-            os.replace(target, old)
         _remove_patch(folder, newest)
     patch = _write_patch(folder, document, contents)
     os.replace(fresh, target)  # wherever this is stopped, the next try finds either no copy or one with its patch

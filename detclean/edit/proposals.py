@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import polars as pl
 
 from detclean.dataset import Dataset, Edit
+from detclean.edit.changes import as_edits, make_change, propose_after
 
 Strategy = Literal["fix", "drop_boxes", "drop_images"]
 
@@ -33,17 +34,5 @@ def propose_cleaning(dataset: Dataset, issues: pl.DataFrame, strategy: Strategy 
         flagged = chosen.filter(pl.col("annotation").is_not_null())
         deletions = (Edit("delete", row["image_index"], row["annotation"]) for row in flagged.iter_rows(named=True))
         return Cleaning(tuple(deletions), ())
-    position = {name: i for i, name in enumerate(dataset.categories)}
-    return Cleaning(tuple(_as_edit(row, position) for row in chosen.iter_rows(named=True) if row["action"] != "review"), ())
-
-
-def _as_edit(row: dict[str, Any], position: dict[str, int]) -> Edit:
-    action = row["action"]
-    box = (row["suggested_x1"], row["suggested_y1"], row["suggested_x2"], row["suggested_y2"])
-    return Edit(
-        action,
-        row["image_index"],
-        row["annotation"],
-        category=position[row["suggested_category"]] if action in ("add", "relabel") else None,
-        xyxy=box if action in ("add", "move") else None,
-    )
+    rows = [row for row in chosen.iter_rows(named=True) if row["action"] != "review"]
+    return Cleaning(tuple(as_edits([make_change(dataset, row, propose_after(row)) for row in rows], dataset)), ())

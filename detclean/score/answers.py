@@ -54,12 +54,28 @@ def _entries(entries: list[dict[str, Any]]) -> pl.DataFrame:
     )
 
 
+def find_correct_issues(issues: pl.DataFrame, path: Path) -> np.ndarray:
+    """Which issues (n,) are errors that the key knows, one issue an error. Raises DatasetError where the key cannot be read."""
+    planted, _ = read_answers(path)
+    correct = np.zeros(issues.height, bool)
+    for kind in ISSUE_TYPES:
+        rows = np.flatnonzero((issues["issue_type"] == kind).to_numpy())
+        correct[rows[_find_correct(issues[rows.tolist()], planted.filter(pl.col("issue_type") == kind), kind)]] = True
+    return correct
+
+
 def _compare_type(issues: pl.DataFrame, planted: pl.DataFrame, kind: str) -> dict[str, Any]:
     mine = issues.filter(pl.col("issue_type") == kind)
     theirs = planted.filter(pl.col("issue_type") == kind)
-    boxes = _suggested_boxes(mine) if kind == "overlooked" else _given_boxes(mine)
-    found, _, _ = _match(boxes, theirs, OVERLOOKED_IOU if kind == "overlooked" else SAME_BOX_IOU)
-    return _with_rates({"planted": theirs.height, "found": len(found), "issues": mine.height, "correct": len(found)})
+    found = len(_find_correct(mine, theirs, kind))
+    return _with_rates({"planted": theirs.height, "found": found, "issues": mine.height, "correct": found})
+
+
+def _find_correct(issues: pl.DataFrame, planted: pl.DataFrame, kind: str) -> np.ndarray:
+    """Positions of the issues of a type that are planted errors of this type."""
+    boxes = _suggested_boxes(issues) if kind == "overlooked" else _given_boxes(issues)
+    found, _, _ = _match(boxes, planted, OVERLOOKED_IOU if kind == "overlooked" else SAME_BOX_IOU)
+    return found
 
 
 def _with_rates(counts: dict[str, int]) -> dict[str, Any]:
