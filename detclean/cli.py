@@ -156,15 +156,15 @@ def review(
 @app.command()
 def apply(
     run: RunFolder,
-    auto: Annotated[
-        float | None, typer.Option(min=0, max=1, metavar="P", help="Also apply undecided issues from this probability on.")
-    ] = None,
+    auto: Annotated[float | None, typer.Option(metavar="P", help="Also apply undecided issues from this probability on.")] = None,
     in_place: Annotated[bool, typer.Option("--in-place", help="Edit the data set's own label files, not a copy of it.")] = False,
 ) -> None:
     """Bring accepted decisions into a cleaned copy of the data set, or into its own files."""
     from detclean.pipeline.apply import apply_decisions
     from detclean.show.repairs import print_applied
 
+    if auto is not None and not 0 <= auto <= 1:
+        raise ConfigError(f"--auto {auto}: is no probability; give a number from 0 to 1, such as 0.8")
     outcome = apply_decisions(run, auto=auto, in_place=in_place)
     print_applied(outcome.applied, run, strangers=outcome.strangers)
 

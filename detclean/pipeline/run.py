@@ -21,9 +21,11 @@ from detclean import __version__
 from detclean.config import Config, config_as_yaml
 from detclean.dataset import ISSUE_TYPES, open_dataset
 from detclean.distribute import Cluster, open_executor
+from detclean.edit.decisions import FILE_NAME
 from detclean.files import write_whole
 from detclean.pipeline import steps
-from detclean.runfolder import read_table
+from detclean.report import write_report
+from detclean.runfolder import open_run, read_table
 from detclean.score.answers import compare_with_answers, read_answers
 from detclean.show.progress import Display
 from detclean.stages import Stage, StageResult, lock_run, run_stages
@@ -52,6 +54,7 @@ def run_pipeline(config: Config, display: Display) -> RunResult:
         issues = read_table(folder / "issues.parquet")
         summary = _summarise(config, results, issues)
         write_whole(folder / "summary.json", orjson.dumps(summary, option=orjson.OPT_INDENT_2))
+        _report(folder, config.report.pictures, display)
     return RunResult(folder, summary, issues)
 
 
@@ -153,6 +156,19 @@ def _publish(export: StageResult, folder: Path) -> None:
         if name not in published:
             _remove(folder / name)
     write_whole(marker, export.fingerprint)
+
+
+def _report(folder: Path, pictures: int, display: Display) -> None:
+    """report.html, unless the one that is there shows the very same. A marker says what it shows."""
+    run, decisions = open_run(folder), folder / FILE_NAME
+    shown = {name: value for name, value in run.summary.items() if name != "seconds"}
+    state = [shown, pictures, _digest_of(decisions)]
+    marker, digest = folder / "stages" / "reported", hashlib.sha256(orjson.dumps(state, option=orjson.OPT_SORT_KEYS)).hexdigest()
+    if (folder / "report.html").exists() and marker.exists() and marker.read_text() == digest:
+        return
+    display.stage("report")
+    write_report(run, folder / "report.html", pictures=pictures)
+    write_whole(marker, digest)
 
 
 def _remove(path: Path) -> None:

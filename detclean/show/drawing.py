@@ -6,18 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont
 
 from detclean.dataset import Dataset
+from detclean.show.crops import READING_FAILS, Corners, box_corners, cut_window, find_window, issue_boxes, read_photo, scale_box
 
 GIVEN, PROPOSED = "#E69F00", "#0072B2"  # orange and blue of the Okabe-Ito palette
 PAPER, INK = "#FFFFFF", "#222222"
 CELL, CAPTION, GAP = 260, 46, 10  # px
 COLUMNS = 4
-MARGIN = 0.6  # of the boxes' extent, shown around them
-LEAST_EXTENT = 48  # px of the photograph, however small the boxes
-
-Corners = tuple[float, float, float, float]
 
 
 def draw_issues(dataset: Dataset, issues: pl.DataFrame, path: Path) -> None:
@@ -41,53 +38,27 @@ def draw_issues(dataset: Dataset, issues: pl.DataFrame, path: Path) -> None:
 
 
 def _draw_cell(row: dict[str, Any], path: str) -> Image.Image | None:
-    given, proposed = _corners(row, ""), _corners(row, "suggested_")
-    boxes = [box for box in (given, proposed) if box is not None]
+    boxes = issue_boxes(row)
     if not boxes:
         return None
     try:
-        with Image.open(path) as opened:
-            photo = ImageOps.exif_transpose(opened).convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # what Pillow raises for a picture that it cannot read
+        photo, _ = read_photo(path)
+    except READING_FAILS:
         return None
-    left, top, side = _window(boxes, photo.width, photo.height)
-    scale = CELL / side
-    view = photo.transform(
-        (CELL, CELL), Image.Transform.AFFINE, (1 / scale, 0, left, 0, 1 / scale, top), Image.Resampling.BICUBIC, fillcolor="#DDDDDD"
-    )
+    window = find_window(boxes, photo.width, photo.height)
+    scale = CELL / window[2]
+    view = cut_window(photo, window, CELL)
     pen = ImageDraw.Draw(view)
-    if given is not None:
-        pen.rectangle(_scaled(given, left, top, scale), outline=GIVEN, width=3)
-    if proposed is not None and row["action"] != "relabel":
-        _draw_dashes(pen, _scaled(proposed, left, top, scale))
+    if (given := box_corners(row)) is not None:
+        pen.rectangle(scale_box(given, window, scale), outline=GIVEN, width=3)
+    if (proposed := box_corners(row, "suggested_")) is not None and row["action"] != "relabel":
+        _draw_dashes(pen, scale_box(proposed, window, scale))
     cell = Image.new("RGB", (CELL, CELL + CAPTION), PAPER)
     cell.paste(view, (0, 0))
     words = ImageDraw.Draw(cell)
     words.text((0, CELL + 4), f"{row['rank']}. {row['issue_type']}, probability {row['probability']:.2f}", fill=INK, font=_font(15))
     words.text((0, CELL + 24), _describe_categories(row)[:44], fill=INK, font=_font(13))
     return cell
-
-
-def _corners(row: dict[str, Any], prefix: str) -> Corners | None:
-    box = tuple(row[f"{prefix}{side}"] for side in ("x1", "y1", "x2", "y2"))
-    if any(side is None for side in box):
-        return None
-    x1, y1, x2, y2 = box
-    return min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)  # an inverted box may be the very issue
-
-
-def _window(boxes: list[Corners], width: float, height: float) -> tuple[float, float, float]:
-    """Left, top and side of the square of the photograph to show; it reaches over the border only where a box does or it must."""
-    x1, y1 = min(box[0] for box in boxes), min(box[1] for box in boxes)
-    x2, y2 = max(box[2] for box in boxes), max(box[3] for box in boxes)
-    side = max(max(x2 - x1, y2 - y1) * (1 + 2 * MARGIN), LEAST_EXTENT)
-    left = min(max((x1 + x2 - side) / 2, min(0.0, x1)), max(width, x2) - side)
-    top = min(max((y1 + y2 - side) / 2, min(0.0, y1)), max(height, y2) - side)
-    return left if side <= width else (x1 + x2 - side) / 2, top if side <= height else (y1 + y2 - side) / 2, side
-
-
-def _scaled(box: Corners, left: float, top: float, scale: float) -> Corners:
-    return (box[0] - left) * scale, (box[1] - top) * scale, (box[2] - left) * scale, (box[3] - top) * scale
 
 
 def _draw_dashes(pen: ImageDraw.ImageDraw, box: Corners, dash: float = 9) -> None:

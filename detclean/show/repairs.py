@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 
 from detclean.edit.patch import Applied
+from detclean.handover import ExportResult, ImportResult
 from detclean.show.progress import clean_text
 
 
@@ -30,5 +31,37 @@ def print_undone(undone: Applied) -> None:
     print(clean_text(f"  data set: {undone.target}"))
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
+def print_exported(result: ExportResult) -> None:
+    """What was handed over, and where it lies."""
+    print(f"{_count(result.images, 'image')} with {_count(result.boxes, 'box', 'boxes')}, {_count(result.issues, 'issue')} among them")
+    if result.left_out:
+        print(f"{_count(result.left_out, 'box', 'boxes')} left out: without a side of its own, a tool cannot show it")
+    if result.without_picture:
+        print(f"{_count(result.without_picture, 'image')} without a picture")
+    print(clean_text(f"  folder: {result.folder}"))
+    if (result.folder / "README.txt").is_file():
+        print(clean_text(f"  what to do there: {result.folder / 'README.txt'}"))
+
+
+def print_imported(result: ImportResult, run: str | Path) -> None:
+    """What came back, and how to go on."""
+    decided = result.accepted + result.rejected + result.hard
+    print(f"{_count(result.images, 'image')} came back with {_count(decided, 'new decision')} about issues:", end=" ")
+    print(f"{result.accepted:,} accepted, {result.rejected:,} rejected, {result.hard:,} hard")
+    others = {
+        f"new {'box' if result.new_boxes == 1 else 'boxes'} that no issue names": result.new_boxes,
+        "other annotations changed": result.changed_elsewhere,
+        "decisions known already": result.known,
+        "images that nobody finished": result.untouched,
+        "images of another data set": result.unknown,
+    }
+    for what, number in others.items():
+        if number:
+            print(f"  {number:,} {what}")
+    for note in result.notes:
+        print(clean_text(f"  {note}"))
+    print(clean_text(f"  to bring them into the labels: python -m detclean apply {shlex.quote(str(run))}"))
+
+
+def _count(number: int, what: str, several: str | None = None) -> str:
+    return f"{number:,} {what if number == 1 else several or what + 's'}"

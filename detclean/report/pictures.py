@@ -1,0 +1,149 @@
+"""The worst issues as cards: what a person needs to see, as small pictures inside the page and boxes drawn over them."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import io
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from detclean.boxes import Floats
+from detclean.dataset import Dataset
+from detclean.edit.decisions import Decision
+from detclean.machine import count_cores
+from detclean.report.words import TYPES, VERDICTS, say_categories, say_probability, shorten
+from detclean.show.crops import READING_FAILS, Corners, Window, box_corners, cut_window, find_window, issue_boxes, read_photo, scale_box
+
+VIEW = 260  # units of a card's picture, and the most pixels it has
+SHARPNESS = 2.0  # pixels at most for one of the photograph: more would add bytes and nothing to see
+QUALITY, QUALITY_OF_MANY = 74, 62  # of the JPEGs: 2,000 of grainy photographs stay below 30 MB
+MANY = 1000  # pictures
+MOST_NEIGHBOURS = 30
+TAG = 18  # characters of a category over a picture
+FRINGE = 12.0  # units by which a box may reach out of the view
+
+Rectangle = tuple[float, float, float, float]  # x, y, width, height in units of the view
+
+
+@dataclass(frozen=True)
+class Card:
+    """One issue. picture: a JPEG as a data URI, None where the picture cannot be shown. given, proposed, neighbours: over the picture."""
+
+    rank: int
+    kind: str
+    title: str
+    probability: str
+    categories: str
+    reason: str
+    file_name: str
+    source: str | None
+    decided: str | None
+    picture: str | None = None
+    given: Rectangle | None = None
+    proposed: Rectangle | None = None
+    neighbours: tuple[Rectangle, ...] = ()
+    given_tag: str = ""
+    proposed_tag: str = ""
+
+
+def make_cards(dataset: Dataset, issues: pl.DataFrame, decisions: dict[str, Decision]) -> list[Card]:
+    """A card for each issue, in their order. Each picture is read once for all its issues, several pictures at a time."""
+    by_image: dict[int, list[dict[str, Any]]] = {}
+    for row in issues.iter_rows(named=True):
+        by_image.setdefault(row["image_index"], []).append(row)
+    paths = dataset.images["path"].gather(list(by_image)).to_list()
+    bounds = (
+        np.searchsorted(dataset.annotations.image_index, np.stack([list(by_image), np.array(list(by_image)) + 1])) if by_image else None
+    )
+    spans = [] if bounds is None else [range(*span) for span in bounds.T.tolist()]
+    quality = QUALITY if issues.height <= MANY else QUALITY_OF_MANY
+    work = partial(_make_cards_of_image, xyxy=dataset.annotations.xyxy, decisions=decisions, quality=quality)
+    with ThreadPoolExecutor(count_cores()) as pool:  # Pillow lets go of the interpreter while it reads, scales and writes
+        cards = list(chain.from_iterable(pool.map(work, by_image.values(), paths, spans)))
+    return sorted(cards, key=lambda card: card.rank)
+
+
+def _make_cards_of_image(
+    rows: list[dict[str, Any]], path: str | None, span: range, *, xyxy: Floats, decisions: dict[str, Decision], quality: int
+) -> list[Card]:
+    """Cards of the issues of one picture. span: its annotations' positions in xyxy (n, 4)."""
+    photo = None
+    if path is not None:
+        with contextlib.suppress(*READING_FAILS):
+            photo, ratio = read_photo(path, _needed_share(rows))
+    cards = []
+    for row in rows:
+        said = _describe(row, decisions)
+        boxes = issue_boxes(row)
+        if photo is None or not boxes:
+            cards.append(Card(**said))
+            continue
+        window = find_window(boxes, photo.width / ratio, photo.height / ratio)
+        size = int(min(VIEW, max(round(SHARPNESS * window[2] * ratio), 16)))
+        view = cut_window(photo, (window[0] * ratio, window[1] * ratio, window[2] * ratio), size)
+        near = [i for i in span if i != row["annotation"]]
+        cards.append(
+            Card(**said, picture=_encode(view, quality), **_place_boxes(row, window), neighbours=_find_neighbours(xyxy[near], window))
+        )
+    return cards
+
+
+def _needed_share(rows: Sequence[dict[str, Any]]) -> float:
+    """Of its full size, how large a picture has to be read for the smallest of its windows to be sharp."""
+    sides = [find_window(boxes, 0, 0)[2] for row in rows if (boxes := issue_boxes(row))]
+    return min(VIEW / min(sides), 1.0) if sides else 1.0
+
+
+def _describe(row: dict[str, Any], decisions: dict[str, Decision]) -> dict[str, Any]:
+    decision = decisions.get(row["issue_id"])
+    return {
+        "rank": row["rank"],
+        "kind": row["issue_type"],
+        "title": TYPES.get(row["issue_type"], row["issue_type"]),
+        "probability": say_probability(row["probability"]),
+        "categories": say_categories(row),
+        "reason": row["reason"] or "",
+        "file_name": row["file_name"],
+        "source": row["source"],
+        "decided": VERDICTS.get(decision.verdict) if decision else None,
+    }
+
+
+def _place_boxes(row: dict[str, Any], window: Window) -> dict[str, Any]:
+    given, proposed = box_corners(row), box_corners(row, "suggested_")
+    moved = row["action"] != "relabel"
+    other = row["suggested_category"] is not None and row["suggested_category"] != row["category"]
+    return {
+        "given": None if given is None else _rectangle(given, window),
+        "proposed": None if proposed is None or not moved else _rectangle(proposed, window),
+        "given_tag": "" if given is None else shorten(row["category"] or "", TAG),
+        "proposed_tag": shorten(row["suggested_category"], TAG) if other else "",
+    }
+
+
+def _find_neighbours(xyxy: Floats, window: Window) -> tuple[Rectangle, ...]:
+    """The other annotations (k, 4) that show in a window: of a thing that is drawn twice, the second box."""
+    left, top, side = window
+    low, high = np.minimum(xyxy[:, :2], xyxy[:, 2:]), np.maximum(xyxy[:, :2], xyxy[:, 2:])
+    seen = ((low < [left + side, top + side]) & (high > [left, top])).all(axis=1)
+    corners = np.hstack([low, high])[seen][:MOST_NEIGHBOURS].tolist()
+    return tuple(_rectangle((x1, y1, x2, y2), window) for x1, y1, x2, y2 in corners)
+
+
+def _rectangle(box: Corners, window: Window) -> Rectangle:
+    x1, y1, x2, y2 = (min(max(value, -FRINGE), VIEW + FRINGE) for value in scale_box(box, window, VIEW / window[2]))
+    return round(x1, 1), round(y1, 1), round(x2 - x1, 1), round(y2 - y1, 1)
+
+
+def _encode(view: Any, quality: int) -> str:
+    out = io.BytesIO()
+    view.save(out, "JPEG", quality=quality, optimize=True)
+    return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode("ascii")
