@@ -244,7 +244,8 @@ def test_summary_of_a_run(tmp_path: Path) -> None:
         "1 48 0.812 0.610",
         "2 47 - -",
         f"{tmp_path}/issues.csv every issue, worst first",
-        f"yolo detect train data={tmp_path}/cleaned/data.yaml",
+        f"To decide issue by issue: python -m detclean review {tmp_path}",
+        f"To train on what is cleaned: yolo detect train data={tmp_path}/cleaned/data.yaml",
     ):
         assert line in lines
     assert "11." not in text()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from itertools import groupby
@@ -136,8 +137,11 @@ def _print_outputs(run: Path, console: Console) -> None:
         if (run / name).exists():
             table.add_row(Text(clean_text(str(shown / name)), no_wrap=True, overflow="ignore"), what)
     _print_table("Open next", table, console)
+    console.print()
+    console.print(Text(clean_text(f"To decide issue by issue:     python -m detclean review {shlex.quote(str(shown))}")), soft_wrap=True)
     if (run / "cleaned" / "data.yaml").exists():
-        console.print(Text(clean_text(f"yolo detect train data={shown / 'cleaned' / 'data.yaml'}")), soft_wrap=True)
+        place = shlex.quote(f"data={shown / 'cleaned' / 'data.yaml'}")
+        console.print(Text(clean_text(f"To train on what is cleaned:  yolo detect train {place}")), soft_wrap=True)
 
 
 def _make_table(console: Console, first: str, *others: str) -> Table:
