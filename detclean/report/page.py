@@ -11,6 +11,7 @@ from detclean.files import write_whole
 from detclean.report import facts, words
 from detclean.runfolder import Run
 from detclean.show.drawing import GIVEN, PROPOSED
+from detclean.show.words import TYPES
 
 PICTURES = 500  # of issues that are shown; 2,000 are still one file of less than 40 MB
 TEMPLATES = Path(__file__).parent / "templates"
@@ -33,7 +34,7 @@ def render_report(run: Run, *, pictures: int = PICTURES) -> str:
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {name: getattr(words, name) for name in ("percent", "number", "expected", "decimals", "duration")}
-    environment.globals |= {"plural": words.plural, "TYPES": words.TYPES, "MEANING": words.MEANING, "VERDICTS": words.VERDICTS}
+    environment.globals |= {"plural": words.plural, "TYPES": TYPES, "MEANING": words.MEANING, "VERDICTS": words.VERDICTS}
     environment.globals |= {"COLOURS": words.COLOURS, "GIVEN": GIVEN, "PROPOSED": PROPOSED}
     return environment.get_template("report.html").render(gather_facts(run, pictures))
 
@@ -59,7 +60,7 @@ def gather_facts(run: Run, pictures: int) -> dict[str, Any]:
         "confusions": facts.list_confusions(annotations),
         "plots": _draw_plots(run, annotations, candidates, images),
         "cards": cards,
-        "kinds": [kind for kind in words.TYPES if any(card.kind == kind for card in cards)],
+        "kinds": [kind for kind in TYPES if any(card.kind == kind for card in cards)],
         "findings": facts.list_findings(run),
         "config": _read_config(run),
         "folder": shlex.quote(str(run.folder)),

@@ -19,8 +19,9 @@ from detclean.boxes import Floats
 from detclean.dataset import Dataset
 from detclean.edit.decisions import Decision
 from detclean.machine import count_cores
-from detclean.report.words import TYPES, VERDICTS, say_categories, say_probability, shorten
+from detclean.report.words import VERDICTS, say_categories, say_probability, shorten
 from detclean.show.crops import READING_FAILS, Corners, Window, box_corners, cut_window, find_window, issue_boxes, read_photo, scale_box
+from detclean.show.words import TYPES
 
 VIEW = 260  # units of a card's picture, and the most pixels it has
 SHARPNESS = 2.0  # pixels at most for one of the photograph: more would add bytes and nothing to see

@@ -16,8 +16,9 @@ from detclean.boxes import Floats
 from detclean.dataset import ISSUE_TYPES
 from detclean.report.drawn import INK, draw_svg, label
 from detclean.report.groups import LEAST_IMAGES, Grouping
-from detclean.report.words import COLOURS, TYPES, number, percent, plural
+from detclean.report.words import COLOURS, number, percent, plural
 from detclean.score.issues import NOISY
+from detclean.show.words import TYPES
 
 BIN = 0.05  # of probability and of label quality
 CATEGORIES_SHOWN = 20

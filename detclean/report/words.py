@@ -5,13 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-TYPES = {
-    "overlooked": "overlooked object",
-    "badloc": "badly placed box",
-    "swap": "wrong category",
-    "spurious": "nothing there",
-    "duplicate": "drawn twice",
-}
+from detclean.show.words import say_likeliness
+
 MEANING = {
     "overlooked": "an object that nobody annotated",
     "badloc": "the box does not fit its object",
@@ -21,14 +16,6 @@ MEANING = {
 }
 # Of the Okabe-Ito palette, without the two colours that boxes have.
 COLOURS = {"overlooked": "#56B4E9", "badloc": "#009E73", "swap": "#CC79A7", "spurious": "#D55E00", "duplicate": "#F0E442"}
-LIKELINESS = (
-    (0.95, "almost certainly wrong"),
-    (0.8, "very likely wrong"),
-    (0.6, "probably wrong"),
-    (0.5, "more likely wrong than right"),
-    (0.25, "perhaps wrong"),
-    (0.0, "probably right, but hard"),
-)
 VERDICTS = {"accept": "confirmed as wrong", "reject": "found right", "hard": "found right, but hard", "skip": "left for later"}
 NARROW = "\N{NARROW NO-BREAK SPACE}"
 SPACE = "\N{NO-BREAK SPACE}"
@@ -37,8 +24,7 @@ LONGEST_NAME = 40  # characters of a name inside a sentence
 
 def say_probability(probability: float) -> str:
     """In words and percent: almost certainly wrong, 97 %."""
-    words = next((words for least, words in LIKELINESS if probability >= least), LIKELINESS[-1][1])
-    return f"{words}, {percent(min(probability, 0.99))}"
+    return f"{say_likeliness(probability)}, {percent(min(probability, 0.99))}"
 
 
 def say_categories(row: dict[str, Any]) -> str:

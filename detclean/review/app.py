@@ -26,6 +26,7 @@ from detclean.review.queue import WANTED, read_filters
 from detclean.review.screen import Screens
 from detclean.review.session import Answer, Session
 from detclean.runfolder import Run
+from detclean.show.words import TYPES
 
 if TYPE_CHECKING:
     import uvicorn
@@ -70,7 +71,7 @@ def make_app(run: Run, rules: Rules) -> ASGIApp:
                 "name": str(run.summary.get("name", run.folder.name)),
                 "folder": str(_shorten(run.folder)),
                 "issues": len(session.names),
-                "types": session.issues["issue_type"].unique(maintain_order=True).to_list(),
+                "types": [(kind, TYPES[kind]) for kind in session.issues["issue_type"].unique(maintain_order=True).to_list()],
                 "categories": run.dataset.categories,
                 "states": list(WANTED),
             }

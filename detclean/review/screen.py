@@ -11,6 +11,7 @@ from detclean.boxes import Ints
 from detclean.dataset import Dataset
 from detclean.edit.decisions import Decision
 from detclean.review.session import Session, count_confusions, propose_target, read_corners, turn_upright
+from detclean.show.words import TYPES, say_likeliness
 
 LIKELY = 9  # categories, one a digit
 MOST_NEIGHBOURS = 2000  # boxes around an issue: more would not be told apart, and would be slow to draw
@@ -40,12 +41,15 @@ class Screens:
             image = int(row["image_index"])
             change = session.describe_change(session.names[position])
             given, suggested = row["category"], row["suggested_category"]
+            promised, now = float(session.probability[position]), float(session.probability_now[position])
             return {
                 **{name: row[name] for name in WORDS},
                 **change,
                 "position": position,
-                "probability": float(session.probability[position]),
-                "probability_now": float(session.probability_now[position]) if session.calibrated_by else None,
+                "kind": TYPES[row["issue_type"]],
+                "probability": promised,
+                "probability_now": now if session.calibrated_by else None,
+                "likeliness": say_likeliness(now if session.calibrated_by else promised),
                 "picture": self.describe_picture(image),
                 "given": _describe_box(given, read_corners(row, "")),
                 "proposed": self._describe_proposal(row),

@@ -1,6 +1,6 @@
 // Filters and order: kept in the address, so that a reload and a bookmark find them again.
 
-import { STATES, TYPES } from "./words.js";
+import { STATES } from "./words.js";
 
 const NAMES = ["type", "category", "verdict", "state", "low", "high", "image", "order"];
 const START = { state: "open", order: "probability" };
@@ -8,7 +8,7 @@ const START = { state: "open", order: "probability" };
 export function createFilters(form, about, changed) {
   const field = (name) => form.elements.namedItem(name);
   const options = (name, pairs) => field(name).append(...pairs.map(([value, text]) => new Option(text, value)));
-  options("type", about.types.map((type) => [type, TYPES[type] ?? type]));
+  options("type", about.types);
   options("category", about.categories.map((name) => [name, name]));
   options("state", about.states.map((state) => [state, STATES[state] ?? state]));
 

@@ -1,6 +1,6 @@
 // The words beside, below and over the picture.
 
-import { DONE, KEYS, TYPES, describeChance, describePrecision, describeTarget, describeTime, many, percent, sameBox } from "./words.js";
+import { DONE, KEYS, describeChance, describePrecision, describeTarget, describeTime, many, percent, sameBox } from "./words.js";
 
 const at = (id) => document.getElementById(id);
 
@@ -22,9 +22,9 @@ export function showTarget(screen, target, touched) {
 }
 
 export function showScreen(screen, told) {
-  at("type").textContent = TYPES[screen.issue_type] ?? screen.issue_type;
+  at("type").textContent = screen.kind;
   at("fill").style.width = `${Math.round((screen.probability_now ?? screen.probability) * 100)}%`;
-  at("chance").textContent = describeChance(screen.probability, screen.probability_now);
+  at("chance").textContent = describeChance(screen.probability, screen.probability_now, screen.likeliness);
   at("reason").textContent = screen.reason ?? "";
   at("rejecting").textContent = screen.given ? "the label is right" : "nothing is missing here";
   at("likely").replaceChildren(...screen.likely.map((name, i) => {

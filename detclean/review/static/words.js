@@ -1,12 +1,5 @@
 // What a person reads. All of it goes into the page as text, never as markup.
 
-export const TYPES = {
-  overlooked: "Overlooked object",
-  badloc: "Badly placed box",
-  swap: "Wrong category",
-  spurious: "Nothing there",
-  duplicate: "Annotated twice",
-};
 export const STATES = {
   open: "open", decided: "decided", accepted: "accepted", rejected: "rejected", hard: "hard", skipped: "skipped", all: "all",
 };
@@ -47,11 +40,9 @@ export function describeTarget(given, target) {
   return [was, [" should be "], now, ...(moved ? [[", in the blue box"]] : [])];
 }
 
-export function describeChance(share, now) {
-  const all = now ?? share;
-  const strength = all >= 0.9 ? "almost surely wrong" : all >= 0.7 ? "probably wrong" : all >= 0.5 ? "rather wrong" : all >= 0.25 ? "rather right" : "probably right";
+export function describeChance(share, now, likeliness) {
   const after = now !== null && Math.round(now * 100) !== Math.round(share * 100) ? `, now ${percent(now)}` : "";
-  return `${percent(share)}${after}: ${strength}`;
+  return `${percent(share)}${after}: ${likeliness}`;
 }
 
 export function describeTime(seconds) {
