@@ -8,7 +8,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from browser import SHOTS, browser, open_page  # noqa: F401
+from browser import SHOTS, open_page
 from finished import finish_digits
 from playwright.sync_api import Browser, Page
 from test_report_page import HOSTILE, made_up
@@ -29,7 +29,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def show(browser: Browser, path: Path, width: int = 1280, height: int = 800) -> tuple[Page, list[str]]:  # noqa: F811
+def show(browser: Browser, path: Path, width: int = 1280, height: int = 800) -> tuple[Page, list[str]]:
     page, wrong = open_page(browser, width, height)
     page.route("**/*", lambda route: route.continue_() if route.request.url.startswith(("file:", "data:")) else route.abort())
     page.goto(path.as_uri())
@@ -37,7 +37,7 @@ def show(browser: Browser, path: Path, width: int = 1280, height: int = 800) -> 
     return page, wrong
 
 
-def test_it_opens_from_disk_and_nothing_goes_wrong(browser: Browser, report: Path) -> None:  # noqa: F811
+def test_it_opens_from_disk_and_nothing_goes_wrong(browser: Browser, report: Path) -> None:
     page, wrong = show(browser, report)
     assert page.locator(".card").count() > 200
     assert page.locator(".card img").count() == page.locator(".card").count()
@@ -53,7 +53,7 @@ def test_it_opens_from_disk_and_nothing_goes_wrong(browser: Browser, report: Pat
         page.screenshot(path=SHOTS / "report-worst.png")
 
 
-def test_types_and_boxes_can_be_chosen_without_a_program(browser: Browser, report: Path) -> None:  # noqa: F811
+def test_types_and_boxes_can_be_chosen_without_a_program(browser: Browser, report: Path) -> None:
     page, wrong = show(browser, report)
     total, swaps = page.locator(".card").count(), page.locator(".card.swap").count()
     assert 0 < swaps < total
@@ -70,7 +70,7 @@ def test_types_and_boxes_can_be_chosen_without_a_program(browser: Browser, repor
     assert wrong == []
 
 
-def test_it_reads_well_on_a_phone(browser: Browser, report: Path) -> None:  # noqa: F811
+def test_it_reads_well_on_a_phone(browser: Browser, report: Path) -> None:
     page, wrong = show(browser, report, 390, 844)
     assert page.evaluate(WIDE) <= 0
     small = (
@@ -84,7 +84,7 @@ def test_it_reads_well_on_a_phone(browser: Browser, report: Path) -> None:  # no
         page.screenshot(path=SHOTS / "report-phone.png")
 
 
-def test_it_prints(browser: Browser, report: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_it_prints(browser: Browser, report: Path, tmp_path: Path) -> None:
     page, wrong = show(browser, report)
     page.emulate_media(media="print")
     assert page.locator(".tools label").first.is_hidden()
@@ -94,7 +94,7 @@ def test_it_prints(browser: Browser, report: Path, tmp_path: Path) -> None:  # n
     assert wrong == []
 
 
-def test_a_hostile_name_is_shown_as_text(browser: Browser, tmp_path: Path) -> None:  # noqa: F811
+def test_a_hostile_name_is_shown_as_text(browser: Browser, tmp_path: Path) -> None:
     run = made_up(tmp_path, 4, 4, 2)
     names = [pl.lit(HOSTILE).alias(name) for name in ("category", "suggested_category", "file_name", "reason", "source")]
     run.table("annotations").with_columns(category=pl.lit(HOSTILE)).write_parquet(run.folder / "annotations.parquet")

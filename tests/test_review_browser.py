@@ -12,7 +12,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from browser import SHOTS, browser, open_page
+from browser import SHOTS, open_page
 from finished import finish_digits
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect

@@ -167,6 +167,7 @@ def _report(folder: Path, pictures: int, display: Display) -> None:
     if (folder / "report.html").exists() and marker.exists() and marker.read_text() == digest:
         return
     display.stage("report")
+    os.environ.setdefault("MPLCONFIGDIR", os.path.abspath(folder / "cache" / "matplotlib"))  # else it writes into the home folder
     write_report(run, folder / "report.html", pictures=pictures)
     write_whole(marker, digest)
 
