@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
+from contextlib import suppress
 from pathlib import Path
 
 JPEG_ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif")
@@ -14,6 +16,21 @@ def write_whole(path: Path, content: str | bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(path.name + ".partial")
     beside.write_bytes(content.encode() if isinstance(content, str) else content)
+    os.replace(beside, path)
+
+
+def replace_content(path: Path, content: bytes) -> None:
+    """New content for a file that is somebody else's: whole or not at all, on disk when this returns, with the mode and owner it had."""
+    beside = path.with_name(path.name + ".partial")
+    with open(beside, "wb") as f:
+        if path.exists():
+            state = path.stat()
+            os.fchmod(f.fileno(), stat.S_IMODE(state.st_mode))
+            with suppress(PermissionError):  # only root may give a file away; who is not, owns what it may replace, or shares the folder
+                os.fchown(f.fileno(), state.st_uid, state.st_gid)
+        f.write(content)
+        f.flush()
+        os.fsync(f.fileno())
     os.replace(beside, path)
 
 

@@ -25,7 +25,7 @@ class Run:
     """folder: RUNS/NAME. summary: what summary.json says. dataset: the part of the data set that was looked at.
 
     issues: the rows of issues.csv with the positions image_index and annotation (in `dataset`), and issue_id, which stays with an issue
-    when its rank changes, and through another run on the same labels.
+    when its rank changes; through another run, too, where the label is the same, and for an overlooked object the detection.
     """
 
     folder: Path

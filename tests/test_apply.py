@@ -6,17 +6,19 @@ import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
 from finished import finish_run
 from tiny import digests
 
-from detclean.edit.changes import propose_after
-from detclean.edit.decisions import Decision, DecisionLog
+from detclean.dataset import Edit
+from detclean.edit.changes import find_changes, propose_after
+from detclean.edit.decisions import Decision, DecisionLog, Verdict, read_decisions
 from detclean.edit.patch import Applied
 from detclean.errors import DatasetError, StageError
-from detclean.formats import read_dataset
+from detclean.formats import edit_sources, read_dataset
 from detclean.pipeline.apply import apply_decisions, undo_decisions
 from detclean.runfolder import Run, open_run
 
@@ -101,7 +103,7 @@ def test_a_cleaned_copy_and_back(run: Run) -> None:
     undone = undo_decisions(run.folder)
     assert undone.files == applied.files
     for entry in patch["files"]:
-        copy = Path(entry["path"]).read_bytes()
+        copy = (run.folder / entry["path"]).read_bytes()
         original = next(source_of(run).rglob(Path(entry["path"]).name)).read_bytes()
         if run.dataset.format == "coco":  # in a copy the document's records are joined anew
             assert orjson.loads(copy) == orjson.loads(original)
@@ -115,7 +117,7 @@ def test_a_folder_of_somebody_elses_is_left_alone(run: Run) -> None:
     accept_all(run)
     (run.folder / "applied").mkdir()
     (run.folder / "applied" / "notes.txt").write_text("mine")
-    with pytest.raises(DatasetError, match="is not the copy that this run made"):
+    with pytest.raises(DatasetError, match="not as detclean left it"):
         apply_decisions(run.folder)
     assert (run.folder / "applied" / "notes.txt").read_text() == "mine"
 
@@ -237,21 +239,67 @@ def test_issues_that_are_sure_enough_without_decisions(run: Run) -> None:
     assert apply_decisions(run.folder, auto=0.0).applied.edits == sure.height - 1
 
 
+def annotation_of(run: Run, position: int, verdict: Verdict = "accept", **more: Any) -> Decision:
+    """A decision about an annotation that no issue names: it is to go, if nothing else is said."""
+    boxes, ids = run.dataset.annotations, run.dataset.annotations.annotation_id
+    assert ids is not None
+    image_id = run.dataset.images["image_id"][int(boxes.image_index[position])]
+    x1, y1, x2, y2 = boxes.xyxy[position].tolist()
+    given = {"given_category": run.dataset.categories[boxes.category[position]], "given_xyxy": (x1, y1, x2, y2)}
+    identity = ids[position].item() if hasattr(ids[position], "item") else ids[position]
+    return Decision(f"box-annotation-{identity}", verdict, image_id, identity, **given, **more)
+
+
 def test_boxes_that_no_issue_names(run: Run) -> None:
     image_id, name = run.dataset.images["image_id"][0], run.dataset.categories[0]
-    taken = run.dataset.annotations.annotation_id
-    assert taken is not None
+    gone = annotation_of(run, 0)
     DecisionLog(run.folder).append(
         [
             Decision("box-1", "accept", image_id, None, name, (2.0, 3.0, 20.0, 30.0)),
-            Decision(f"box-annotation-{taken[0]}", "accept", image_id, taken[0].item() if hasattr(taken[0], "item") else taken[0]),
+            gone,
             Decision("box-2", "accept", "elsewhere", None, name, (2.0, 3.0, 20.0, 30.0)),
-            Decision("0123456789ab", "accept", image_id, None, name, (2.0, 3.0, 20.0, 30.0)),
+            replace(gone, issue="0123456789ab", annotation_id=99_999, given_xyxy=(0.0, 0.0, 1.0, 1.0)),
         ]
     )
     outcome = apply_decisions(run.folder)
     assert (outcome.applied.edits, outcome.strangers) == (2, 2)
     assert len(reread(outcome.applied, run)) == len(read_dataset(run.summary["data"]).annotations)
+
+
+def test_an_annotation_is_known_by_what_it_was_and_not_by_its_number(run: Run) -> None:
+    other = replace(annotation_of(run, 3), annotation_id=annotation_of(run, 0).annotation_id)
+    changes = find_changes(run.dataset, run.issues, {other.issue: other})
+    assert [change.annotation for change in changes.all] == [3]
+
+
+def test_what_stands_there_already_is_not_added_again(run: Run) -> None:
+    there = annotation_of(run, 2)
+    assert there.given_xyxy is not None
+    x1, y1, x2, y2 = there.given_xyxy
+    added = Decision("box-1", "accept", there.image_id, None, there.given_category, (x1 + 0.2, y1, x2, y2))
+    elsewhere = replace(added, issue="box-2", xyxy=(x1 + 9, y1, x2 + 9, y2))
+    other = replace(added, issue="box-3", category=next(name for name in run.dataset.categories if name != there.given_category))
+    decisions = {decision.issue: decision for decision in (added, elsewhere, other)}
+    assert [change.issue for change in find_changes(run.dataset, run.issues, decisions).all] == ["box-2", "box-3"]
+
+
+def test_the_last_word_about_an_annotation_counts_whatever_its_name(run: Run) -> None:
+    row = next(row for row in run.issues.iter_rows(named=True) if row["annotation"] is not None)
+    by_hand = replace(annotation_of(run, row["annotation"]), issue="box-other")
+    kept = Decision(row["issue_id"], "reject", row["image_id"], row["annotation_id"])
+    log = DecisionLog(run.folder)
+    for verdict, count in (("reject", 0), ("hard", 0), ("skip", 1), ("open", 1)):
+        log.append([by_hand, replace(kept, verdict=verdict)])
+        assert len(find_changes(run.dataset, run.issues, read_decisions(run.folder)).all) == count
+    log.append([kept, by_hand])  # and the other way round
+    assert len(find_changes(run.dataset, run.issues, read_decisions(run.folder)).all) == 1
+
+
+def test_an_accepted_issue_that_is_not_listed_any_more_still_counts(run: Run) -> None:
+    gone = replace(annotation_of(run, 0), issue="0123456789ab")
+    missing = Decision("ba9876543210", "accept", gone.image_id, None, run.dataset.categories[0], (2.0, 3.0, 20.0, 30.0))
+    changes = find_changes(run.dataset, run.issues, {decision.issue: decision for decision in (gone, missing)})
+    assert [(change.annotation, change.after is None) for change in changes.all] == [(0, True), (None, False)]
 
 
 def test_a_category_that_is_none_is_refused(run: Run) -> None:
@@ -271,14 +319,115 @@ def test_nothing_to_apply_and_no_run(tmp_path: Path, run: Run) -> None:
     assert not (tmp_path / "nothing").exists()
 
 
+def test_work_in_the_copy_is_not_replaced(run: Run) -> None:
+    decisions = accept_all(run)
+    applied = apply_decisions(run.folder).applied
+    DecisionLog(run.folder).append([replace(decisions[0], verdict="open", category=None, xyxy=None)])
+    for spoil in ("notes.txt", next(name for name in digests(applied.target) if name.endswith((".txt", ".xml", ".json")))):
+        path = applied.target / spoil
+        content = path.read_bytes() if path.exists() else None
+        path.write_bytes((content or b"") + b"\n")
+        with pytest.raises(DatasetError, match="not as detclean left it") as refused:
+            apply_decisions(run.folder)
+        assert spoil in str(refused.value)
+        path.unlink() if content is None else path.write_bytes(content)
+    again = apply_decisions(run.folder).applied
+    assert (again.edits, again.replaced) == (len(decisions) - 1, len(decisions))
+
+
+def test_training_on_the_copy_is_no_change_of_it(run: Run) -> None:
+    if run.dataset.format != "yolo":
+        return
+    accept_all(run)
+    cache = apply_decisions(run.folder).applied.target / "labels" / "train.cache"
+    cache.write_bytes(b"of the edited labels")
+    undo_decisions(run.folder)
+    assert not cache.exists()  # else the next training would read it for labels of the same size
+    cache.write_bytes(b"of the labels as they were")
+    assert not apply_decisions(run.folder).applied.known
+    assert not cache.exists()
+
+
+def test_a_run_folder_that_was_moved_or_copied_undoes_its_own_copy(run: Run, tmp_path: Path) -> None:
+    accept_all(run)
+    applied = apply_decisions(run.folder).applied
+    mine = digests(applied.target)
+    elsewhere = Path(shutil.copytree(run.folder, tmp_path / "moved", symlinks=True))
+    assert undo_decisions(elsewhere).target == elsewhere / "applied"
+    assert digests(applied.target) == mine
+
+
+def test_categories_that_were_renumbered_are_noticed(run: Run) -> None:
+    accept_all(run)
+    if run.dataset.format == "voc":  # has names only
+        return
+    path = run.dataset.source
+    text = path.read_text()
+    if run.dataset.format == "yolo":
+        path.write_text(text.replace("0: red square", "0: blue square").replace("2: blue square", "2: red square"))
+    else:
+        path.write_text(text.replace('"id": 2, "name"', '"id": 99, "name"').replace('"category_id": 2,', '"category_id": 99,'))
+    for in_place in (False, True):
+        with pytest.raises(DatasetError, match="categories or their numbers: have changed since the run"):
+            apply_decisions(run.folder, in_place=in_place)
+
+
+def test_two_names_of_one_label_file(run: Run) -> None:
+    if run.dataset.format != "yolo":
+        return
+    first, second = (Path(run.dataset.images["label_path"][i]) for i in (0, 1))
+    second.unlink()
+    second.symlink_to(first)
+    before = first.read_bytes()
+    name = run.dataset.categories[0]
+    box = (2.0, 3.0, 20.0, 30.0)
+    edits = [Edit("add", i, None, run.dataset.categories.index(name), box) for i in (0, 1)]
+    edited = edit_sources(run.dataset, edits)
+    assert list(edited) == [first.resolve()]
+    assert len(edited[first.resolve()].splitlines()) == len(before.splitlines()) + 2
+
+
+def test_mode_and_owner_stay(run: Run) -> None:
+    accept_all(run)
+    applied = apply_decisions(run.folder, in_place=True).applied
+    [path, *_] = [Path(entry["path"]) for entry in orjson.loads((applied.patch / "patch.json").read_bytes())["files"]]
+    undo_decisions(run.folder)
+    path.chmod(0o640)
+    owner = 12345 if os.getuid() == 0 else os.getuid()
+    os.chown(path, owner, -1)
+    for what in (lambda: apply_decisions(run.folder, in_place=True), lambda: undo_decisions(run.folder)):
+        what()
+        assert (path.stat().st_mode & 0o777, path.stat().st_uid) == (0o640, owner)
+
+
+def test_when_every_decision_was_taken_back_undo_is_named(run: Run) -> None:
+    decisions = accept_all(run)
+    apply_decisions(run.folder)
+    DecisionLog(run.folder).append([replace(decision, verdict="open", category=None, xyxy=None) for decision in decisions])
+    with pytest.raises(DatasetError, match="detclean undo"):
+        apply_decisions(run.folder)
+
+
+def test_what_applying_does_not_need_may_be_gone(run: Run) -> None:
+    accept_all(run)
+    results = run.folder.parent.parent / "results.json"
+    results.rename(results.with_name("moved.json"))
+    try:
+        assert apply_decisions(run.folder).applied.edits
+    finally:
+        results.with_name("moved.json").rename(results)
+
+
 def test_caches_of_label_folders_do_not_survive_an_edit(finished: dict[str, Path], run: Run) -> None:
     if run.dataset.format != "yolo":
         return
     accept_all(run)
-    cache = source_of(run) / "labels" / "train.cache"
+    cache, elses = source_of(run) / "labels" / "train.cache", source_of(run).with_suffix(".cache")
+    elses.write_bytes(b"of another program")
     cache.write_bytes(b"old")
     apply_decisions(run.folder, in_place=True)
     assert not cache.exists()
+    assert elses.exists()
     cache.write_bytes(b"made anew by a training")
     undo_decisions(run.folder)
     assert cache.read_bytes() == b"old"

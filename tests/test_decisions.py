@@ -71,6 +71,45 @@ def test_a_whole_line_without_its_end_is_kept(tmp_path: Path) -> None:
     assert list(read_decisions(tmp_path)) == ["a", "b"]
 
 
+def test_a_whole_last_line_without_its_end_counts_at_once(tmp_path: Path) -> None:
+    log = DecisionLog(tmp_path)
+    log.append([decide("a")])
+    path = tmp_path / "decisions.jsonl"
+    path.write_bytes(path.read_bytes().rstrip(b"\n"))
+    assert [decision.issue for decision in log.refresh()] == ["a"]
+    assert log.refresh() == []
+    log.append([decide("b")])
+    assert [decision.issue for decision in log.refresh()] == ["b"]
+    path.write_bytes(path.read_bytes() + b"{}\n")
+    with pytest.raises(DatasetError, match=r"jsonl:3: is no decision"):
+        log.refresh()
+    with pytest.raises(DatasetError, match=r"jsonl:3: is no decision"):  # the same line, however often it is asked
+        log.refresh()
+
+
+def test_the_order_is_that_of_the_last_decisions(tmp_path: Path) -> None:
+    log = DecisionLog(tmp_path)
+    log.append([decide("a"), decide("b"), decide("a", "reject")])
+    assert list(read_decisions(tmp_path)) == ["b", "a"]
+
+
+@pytest.mark.parametrize("how", ["removed", "cut", "replaced"])
+def test_a_file_that_is_another_one_is_noticed(tmp_path: Path, how: str) -> None:
+    log = DecisionLog(tmp_path)
+    log.append([decide("a"), decide("b")])
+    log.refresh()
+    path = tmp_path / "decisions.jsonl"
+    content = path.read_bytes()
+    if how == "cut":
+        path.write_bytes(content.splitlines(keepends=True)[0])
+    else:
+        path.rename(tmp_path / "old")
+        if how == "replaced":
+            path.write_bytes(content + content)
+    with pytest.raises(DatasetError, match="was replaced or cut"):
+        log.refresh()
+
+
 def append_many(folder: Path, who: int) -> None:
     log = DecisionLog(folder)
     for number in range(100):

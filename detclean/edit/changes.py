@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,12 +11,15 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from detclean.boxes import Ints
+from detclean.boxes import Ints, box_iou
 from detclean.dataset import Dataset, Edit
 from detclean.edit.decisions import Box, Decision
 from detclean.errors import DatasetError
 
+SETTLED = ("accept", "reject", "hard")  # verdicts that end the matter
 SAME = 1e-6  # px: below this two boxes are one and the same
+AS_GIVEN = 0.01  # px: below this an annotation is the one that was decided about
+STANDS = 0.95  # IoU from which on an object that is to be added stands there already
 
 
 @dataclass(frozen=True)
@@ -53,8 +57,10 @@ class Changes:
 def find_changes(dataset: Dataset, issues: pl.DataFrame, decisions: Mapping[str, Decision], auto: float | None = None) -> Changes:
     """What the accepted decisions change; with `auto` also the proposals of undecided issues of at least this probability.
 
-    issues: as `Run.issues`. decisions: the one that counts for each issue. Where two are about one annotation, the later counts.
-    Raises DatasetError where a decision names a category that the data set does not have.
+    issues: as `Run.issues`. decisions: the one that counts for each issue, in the order in which they were made: of several about one
+    annotation, under whatever names, the last accept, reject or hard counts. A decision on an issue that is not listed any more, or on
+    none, is about the annotation that looks as it did then, and a stranger where there is none. An object that is to be added and stands
+    there already is not added again. Raises DatasetError where a decision names a category that the data set does not have.
     """
     row_of: dict[str, dict[str, Any]] = {row["issue_id"]: row for row in issues.iter_rows(named=True)}
     places = _Places(dataset)
@@ -66,15 +72,16 @@ def find_changes(dataset: Dataset, issues: pl.DataFrame, decisions: Mapping[str,
                 change = make_change(dataset, row, propose_after(row))
                 changes[_target(change)] = change
     for decision in decisions.values():
-        if decision.verdict != "accept":
+        if decision.verdict not in SETTLED:
             continue
         place = row_of.get(decision.issue) or places.find(decision)
         if place is None:
-            strangers.append(decision)
+            strangers += [decision] if decision.verdict == "accept" else []
             continue
         change = make_change(dataset, place, _as_decided(decision, dataset))
-        changes.pop(_target(change), None)  # so that the later one stands behind the others
-        if not _is_same(change.before, change.after):
+        changes.pop(_target(change), None)
+        stands = change.annotation is None and change.after is not None and places.has(change.image_index, change.after)
+        if decision.verdict == "accept" and not stands and not _is_same(change.before, change.after):
             changes[_target(change)] = change
     return Changes(tuple(changes.values()), tuple(strangers))
 
@@ -92,12 +99,14 @@ def propose_after(issue: Mapping[str, Any]) -> LabelledBox | None:
 def make_change(dataset: Dataset, row: Mapping[str, Any], after: LabelledBox | None) -> Change:
     """The change that puts `after` in an issue's place. row: image_index and annotation, and of the issue what is known."""
     annotation = row["annotation"]
-    before = None
-    if annotation is not None:
-        name = dataset.categories[int(dataset.annotations.category[annotation])]
-        x1, y1, x2, y2 = dataset.annotations.xyxy[annotation].tolist()
-        before = LabelledBox(name, (x1, y1, x2, y2))
+    before = None if annotation is None else read_annotation(dataset, annotation)
     return Change(row.get("issue_id", ""), row.get("issue_type"), row.get("probability"), row["image_index"], annotation, before, after)
+
+
+def read_annotation(dataset: Dataset, annotation: int) -> LabelledBox:
+    """An annotation as the data set has it, by its position."""
+    x1, y1, x2, y2 = dataset.annotations.xyxy[annotation].tolist()
+    return LabelledBox(dataset.categories[int(dataset.annotations.category[annotation])], (x1, y1, x2, y2))
 
 
 def as_edits(changes: Sequence[Change], dataset: Dataset) -> list[Edit]:
@@ -119,25 +128,42 @@ def as_edits(changes: Sequence[Change], dataset: Dataset) -> list[Edit]:
 
 
 class _Places:
-    """Where decisions that name no issue of the run belong: by image and annotation."""
+    """Where decisions that name no listed issue belong."""
 
     def __init__(self, dataset: Dataset) -> None:
-        self._image_of = {str(image_id): i for i, image_id in enumerate(dataset.images["image_id"].to_list())}
-        ids = dataset.annotations.annotation_id
-        owners = dataset.annotations.image_index
-        names: Sequence[Any] = range(len(owners)) if ids is None else ids.tolist()
-        self._annotation_of = {(int(image), str(name)): i for i, (image, name) in enumerate(zip(owners, names, strict=True))}
+        self._dataset = dataset
+        self._images_of: dict[str, list[int]] = defaultdict(list)  # several where a picture is in two splits
+        for i, image_id in enumerate(dataset.images["image_id"].to_list()):
+            self._images_of[str(image_id)].append(i)
+        self._rows = dataset.annotations.by_image(dataset.image_count)
 
     def find(self, decision: Decision) -> dict[str, Any] | None:
-        image = self._image_of.get(str(decision.image_id))
-        if image is None or not decision.issue.startswith("box-"):
+        """Image and annotation of a decision, by what was annotated when it was made; None where there is no such annotation."""
+        images = self._images_of.get(str(decision.image_id), [])
+        if decision.annotation_id is None:
+            return {"issue_id": decision.issue, "image_index": images[0], "annotation": None} if images else None
+        if decision.given_category is None or decision.given_xyxy is None:
             return None
-        annotation = None
-        if decision.annotation_id is not None:
-            annotation = self._annotation_of.get((image, str(decision.annotation_id)))
-            if annotation is None:
-                return None
-        return {"issue_id": decision.issue, "image_index": image, "annotation": annotation}
+        given = LabelledBox(decision.given_category, decision.given_xyxy)
+        for image in images:
+            alike = [i for i in self._in_image(image) if _is_same(self._read(i), given, AS_GIVEN)]
+            ids = self._dataset.annotations.annotation_id
+            alike.sort(key=lambda i: ids is not None and str(ids[i]) != str(decision.annotation_id))
+            if alike:
+                return {"issue_id": decision.issue, "image_index": image, "annotation": alike[0]}
+        return None
+
+    def has(self, image: int, box: LabelledBox) -> bool:
+        """Whether an annotation of this category covers the same place."""
+        mine = [i for i in self._in_image(image) if self._read(i).category == box.category]
+        return bool(mine) and bool((box_iou(np.array([box.xyxy]), self._dataset.annotations.xyxy[mine]) >= STANDS).any())
+
+    def _in_image(self, image: int) -> range:
+        rows = self._rows[image]
+        return range(rows.start, rows.stop)
+
+    def _read(self, annotation: int) -> LabelledBox:
+        return read_annotation(self._dataset, annotation)
 
 
 def _as_decided(decision: Decision, dataset: Dataset) -> LabelledBox | None:
@@ -152,21 +178,24 @@ def _target(change: Change) -> tuple[str, int | str]:
     return ("annotation", change.annotation) if change.annotation is not None else ("issue", change.issue)
 
 
-def _is_same(before: LabelledBox | None, after: LabelledBox | None) -> bool:
+def _is_same(before: LabelledBox | None, after: LabelledBox | None, tolerance: float = SAME) -> bool:
     if before is None or after is None:
         return before is after
-    return before.category == after.category and _is_close(before.xyxy, after.xyxy)
+    return before.category == after.category and _is_close(before.xyxy, after.xyxy, tolerance)
 
 
-def _is_close(a: Box, b: Box) -> bool:
-    return bool(np.abs(np.subtract(a, b)).max() < SAME)
+def _is_close(a: Box, b: Box, tolerance: float = SAME) -> bool:
+    return bool(np.abs(np.subtract(a, b)).max() < tolerance)
 
 
 def find_source_changes(then: Dataset, now: Dataset, known: Collection[str] = ()) -> list[str]:
     """What differs between the labels that a run has read and the labels as they are, each with its place; empty where nothing does.
 
     Images that are new since then, and whatever of the source is no label, do not matter here; nor do the files `known`, by their path.
+    Categories have to be the same ones in the same order, as edits are written with their numbers.
     """
+    if (then.categories, then.category_ids) != (now.categories, now.category_ids):
+        return ["the categories or their numbers: have changed"]
     sizes = [pl.col("image_id").cast(pl.String), "width", "height"]
     images = then.images.select(sizes).join(now.images.select(sizes), on=["image_id", "width", "height"], how="anti")
     found = [f"image {image_id}: is gone or has another size" for image_id in images["image_id"].to_list()]

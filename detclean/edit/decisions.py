@@ -30,6 +30,8 @@ class Decision:
     `category` and `xyxy` in this place, or nothing where both are None), reject (they are right), hard (they are right, and the object is
     difficult), skip (looked at and left), open (an earlier decision is taken back). annotation_id: as the run has it, None where nothing
     was annotated. xyxy: pixels. at: UTC, ISO 8601. by: who or what decided: review, labelstudio, cvat, coco.
+    given_category, given_xyxy: what was annotated when it was decided, so that it is found again whatever its number is by then, and never
+    taken for another one; None where nothing was.
     """
 
     issue: str
@@ -40,12 +42,14 @@ class Decision:
     xyxy: Box | None = None
     at: str = ""
     by: str = "review"
+    given_category: str | None = None
+    given_xyxy: Box | None = None
 
 
 class DecisionLog:
     """The file decisions.jsonl of a run folder, open for reading on and for appending; several processes may hold it.
 
-    `latest` is what counts: the last decision about each issue, in the order in which they were first decided.
+    `latest` is what counts: the last decision about each issue, in the order in which they were made.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -53,27 +57,45 @@ class DecisionLog:
         self.latest: dict[str, Decision] = {}
         self._read = 0  # bytes
         self._lines = 0
+        self._file = 0  # inode
+        self._open = False  # whether the last line had no end
 
     def refresh(self) -> list[Decision]:
-        """Reads what was appended since, by whomever, and answers it. Raises DatasetError where a line is no decision.
+        """Reads what was appended since, by whomever, and answers it.
 
-        A last line without an end is not read: it is being written, or its writer died.
+        A last line without an end counts if it is whole; if not, it is being written or its writer died. Raises DatasetError where a
+        line is no decision, and where the file is no longer the one that was read so far.
         """
         try:
             with open(self.path, "rb") as f:
+                state = os.fstat(f.fileno())
+                self._require_same(state.st_ino, state.st_size)
                 f.seek(self._read)
                 content = f.read()
         except FileNotFoundError:
+            self._require_same(0, 0)
             return []
         whole = content[: content.rfind(b"\n") + 1]
-        new = []
+        if _is_decision(content[len(whole) :]):
+            whole = content
+        new, lines = [], self._lines
         for line in whole.splitlines():
-            self._lines += 1
+            lines += 1
             if line.strip():
-                new.append(parse_decision(line, f"{self.path}:{self._lines}"))
-        self._read += len(whole)
-        self.latest.update((decision.issue, decision) for decision in new)
+                new.append(parse_decision(line, f"{self.path}:{lines}"))
+            elif lines == self._lines + 1 and self._open:
+                lines -= 1  # the end of the line that was read without it
+        self._file, self._read, self._lines = state.st_ino, self._read + len(whole), lines
+        if whole:
+            self._open = not whole.endswith(b"\n")
+        for decision in new:
+            self.latest.pop(decision.issue, None)  # it goes to the end
+            self.latest[decision.issue] = decision
         return new
+
+    def _require_same(self, file: int, size: int) -> None:
+        if self._read and (file != self._file or size < self._read):
+            raise DatasetError(f"{self.path}: was replaced or cut while it was in use; start again, decisions in it are read anew")
 
     def append(self, decisions: Sequence[Decision]) -> None:
         """Adds decisions; they are on disk when this returns."""
@@ -95,11 +117,18 @@ def _mend_end(f: BinaryIO) -> None:
     tail = f.read().rpartition(b"\n")[2]
     if not tail:
         return
-    try:
-        parse_decision(tail, "")
+    if _is_decision(tail):
         f.write(b"\n")
-    except DatasetError:
+    else:
         f.truncate(end - len(tail))
+
+
+def _is_decision(line: bytes) -> bool:
+    try:
+        parse_decision(line, "")
+    except DatasetError:
+        return False
+    return True
 
 
 def read_decisions(folder: Path) -> dict[str, Decision]:
@@ -130,11 +159,21 @@ def make_decision(record: dict[str, Any]) -> Decision:
         raise ValueError("category and xyxy belong together")
     if category is not None and not isinstance(category, str):
         raise ValueError("category is no text")
-    return Decision(**record | {"xyxy": None if xyxy is None else _as_box(xyxy)})
+    given = record.get("given_xyxy")
+    boxes = {"xyxy": None if xyxy is None else _as_box(xyxy), "given_xyxy": None if given is None else _as_corners(given)}
+    return Decision(**record | boxes)
 
 
 def _as_box(values: Iterable[Any]) -> Box:
-    x1, y1, x2, y2 = (float(value) for value in values)
-    if not (x1 < x2 and y1 < y2 and max(abs(x1), abs(y1), abs(x2), abs(y2)) < float("inf")):
+    x1, y1, x2, y2 = _as_corners(values)
+    if not (x1 < x2 and y1 < y2):
         raise ValueError("xyxy is no box: left, top, right, bottom in pixels")
+    return x1, y1, x2, y2
+
+
+def _as_corners(values: Iterable[Any]) -> Box:
+    """What was annotated may be inverted or empty."""
+    x1, y1, x2, y2 = (float(value) for value in values)
+    if not max(abs(x1), abs(y1), abs(x2), abs(y2)) < float("inf"):
+        raise ValueError("four finite numbers are needed: left, top, right, bottom in pixels")
     return x1, y1, x2, y2

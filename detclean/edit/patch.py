@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,11 +20,13 @@ from detclean import __version__
 from detclean.dataset import Dataset
 from detclean.edit.changes import Change, as_edits, find_source_changes
 from detclean.errors import DatasetError
-from detclean.files import write_whole
+from detclean.files import replace_content, write_whole
 from detclean.formats import edit_sources, write_cleaned
 
 Mode = Literal["copy", "in place"]
 COPY = "applied"  # the cleaned copy's folder in the run folder
+INVENTORY = "copy.json"  # in a patch: every file of the copy that it made
+PICTURES = ("images", "JPEGImages")  # folders of a copy that hold nothing else
 REMEDY = "save those changes elsewhere, put the file back, and try again"
 SHOWN = 5  # file names in an error
 
@@ -33,7 +35,7 @@ SHOWN = 5  # file names in an error
 class Applied:
     """What an application or its undoing came to: the data set that now holds it, the patch, and how much of it there is.
 
-    known: it was there already, and nothing was written.
+    known: it was there already, and nothing was written. replaced: so many edits of an earlier application are not there any more.
     """
 
     target: Path
@@ -41,11 +43,16 @@ class Applied:
     edits: int
     files: int
     known: bool = False
+    replaced: int = 0
 
 
 @dataclass(frozen=True)
 class _File:
-    """path: absolute. before and after: digests of its content, None where it does not exist. derived: a cache of another tool's."""
+    """One that a patch writes.
+
+    path: absolute, of a copy's files relative to the run folder. before and after: digests of its content, None where it does not exist.
+    derived: a cache of another tool's.
+    """
 
     path: str
     before: str | None
@@ -60,40 +67,42 @@ def apply_to_copy(folder: Path, then: Dataset, now: Dataset, changes: Sequence[C
     """A cleaned copy of the data set below `folder`/applied; the source stays as it is.
 
     then: the data set as the run has read it, which the changes are about. now: as it is; the whole of it or the same part. load: what
-    names the state that the run has read. A copy that is there already is replaced, unless somebody has written into its label files.
-    Raises DatasetError, which names what has changed since the run.
+    names the state that the run has read. A copy that is there already is replaced, unless somebody has added, changed or removed a file
+    of it. Raises DatasetError, which names what has changed since the run.
     """
     target = folder / COPY
-    document = _describe(then, changes, "copy", target, load)
-    if (standing := _find_patch(folder, "in place")) is not None and _read(standing)["load"] == load:
-        raise DatasetError(
-            f"{then.source}: holds edits by `apply --in-place`; take them back with `python -m detclean undo {folder}` first"
-        )
+    document = _describe(then, changes, "copy", COPY, load)
+    standing = _find_patch(folder, "in place")
+    if standing is not None and _read(standing)["load"] == load:
+        raise DatasetError(f"{then.source}: holds edits of apply --in-place; `python -m detclean undo {folder}` takes them back")
     _refuse_changed_source(find_source_changes(then, now))
     newest = _find_patch(folder, "copy")
-    if newest is not None:
-        earlier = _read(newest)
-        if target.is_dir():
-            _refuse_strangers(_files(earlier), "move that copy elsewhere, and try again")
-            if _same_edits(earlier, document) and _is_whole(_files(earlier)):
-                return _applied(newest, earlier, known=True)
+    earlier = None if newest is None else _read(newest)
+    if target.is_symlink():
+        raise DatasetError(f"{target}: is a link; remove it, so that the copy can be made there")
+    if newest is not None and earlier is not None and target.is_dir():
+        _refuse_foreign(target, orjson.loads((newest / INVENTORY).read_bytes()))
+        if _same_edits(earlier, document):
+            return _applied(newest, known=True)
     fresh, plain, old = (folder / f"{COPY}{what}.partial" for what in ("", ".plain", ".old"))
     for place in (fresh, plain, old):
         shutil.rmtree(place, ignore_errors=True)
     write_cleaned(then, as_edits(changes, then), fresh, copy_images=copy_images, final=target)
     write_cleaned(then, (), plain, final=target)
-    if newest is None and target.exists() and _differing(plain, target):
-        raise DatasetError(f"{target}: is there already, and is not the copy that this run made; move it elsewhere")
-    contents = [(target / name, _content(plain / name), _content(fresh / name)) for name in _differing(plain, fresh)]
+    before, after = _take_inventory(plain), _take_inventory(fresh)
+    if newest is None and target.exists():  # nothing but what undoing leaves may be replaced
+        _refuse_foreign(target, before)
+    changed = [name for name in sorted(before | after) if before.get(name) != after.get(name)]
+    contents = [(f"{COPY}/{name}", _content(plain / name), _content(fresh / name)) for name in changed]
     if target.is_dir():
         os.replace(target, old)
     if newest is not None:
         _remove_patch(folder, newest)
-    patch = _write_patch(folder, document, contents)
+    patch = _write_patch(folder, document, contents, inventory=after)
     os.replace(fresh, target)  # wherever this is stopped, the next try finds either no copy or one with its patch
     for place in (plain, old):
         shutil.rmtree(place, ignore_errors=True)
-    return _applied(patch, _read(patch))
+    return _applied(patch, replaced=0 if earlier is None else len(earlier["edits"]))
 
 
 def apply_in_place(folder: Path, then: Dataset, now: Dataset, changes: Sequence[Change], *, load: str) -> Applied:
@@ -102,28 +111,29 @@ def apply_in_place(folder: Path, then: Dataset, now: Dataset, changes: Sequence[
     Arguments as in `apply_to_copy`. Other edits that this run has brought in earlier are taken back first, so that every application
     begins with the labels that the run has read. Raises DatasetError, and then writes nothing, where a file has changed since.
     """
-    document = _describe(then, changes, "in place", then.source, load)
-    newest = _find_patch(folder, "in place")
+    document = _describe(then, changes, "in place", str(then.source), load)
+    newest, replaced = _find_patch(folder, "in place"), 0
     if newest is not None and _read(newest)["load"] == load:
-        earlier = _read(newest)
-        _refuse_strangers(_files(earlier), REMEDY)
-        _refuse_changed_source(find_source_changes(then, now, {entry.path for entry in _files(earlier)}))
+        earlier, files = _read(newest), _files(newest)
+        _refuse_strangers(files)
+        _refuse_changed_source(find_source_changes(then, now, {entry.path for entry in files}))
         if _same_edits(earlier, document):
-            known = _is_whole(_files(earlier))
+            known = _is_whole(files)
             if not known:  # it was stopped in the middle
                 _bring(newest, "after")
-            return _applied(newest, earlier, known)
+            return _applied(newest, known)
         _bring(newest, "before")
         _remove_patch(folder, newest)
+        replaced = len(earlier["edits"])
     else:
         _refuse_changed_source(find_source_changes(then, now))
     edited = edit_sources(then, as_edits(changes, then))
-    contents = [(path.resolve(), _content(path), content) for path, content in edited.items()]
-    contents = [entry for entry in contents if entry[1] != entry[2]]
-    caches = [(path, _content(path), None) for path in _find_caches([path for path, _, _ in contents])]
-    patch = _write_patch(folder, document, contents, caches)
+    contents = [(str(path), _content(path), content) for path, content in edited.items()]
+    caches = [(str(path), _content(path), None) for path in _find_caches(then)]
+    patch = _write_patch(folder, document, [entry for entry in contents if entry[1] != entry[2]], caches)
+    os.sync()  # the journal is on disk before the first file is touched
     _bring(patch, "after")
-    return _applied(patch, _read(patch))
+    return _applied(patch, replaced=replaced)
 
 
 def undo_newest(folder: Path) -> Applied:
@@ -134,20 +144,21 @@ def undo_newest(folder: Path) -> Applied:
     newest = _find_patch(folder)
     if newest is None:
         raise DatasetError(f"{folder}: nothing is applied, so there is nothing to undo")
-    document = _read(newest)
-    if document["mode"] == "copy" and not Path(document["target"]).is_dir():
-        document["files"] = []  # the copy was removed, which is as good
-    _refuse_strangers(_files(document), REMEDY)
-    if document["files"]:
+    undone = _applied(newest)
+    if undone.target.exists():  # a copy that was removed needs no undoing
+        _refuse_strangers(_files(newest))
         _bring(newest, "before")
+        if _read(newest)["mode"] == "copy":
+            for cache in (undone.target / "labels").rglob("*.cache"):  # Ultralytics would believe it where a file kept its size
+                cache.unlink()
     _remove_patch(folder, newest)
-    return Applied(Path(document["target"]), newest, len(document["edits"]), len(document["files"]))
+    return undone
 
 
 # The patch as a folder
 
 
-def _describe(dataset: Dataset, changes: Sequence[Change], mode: Mode, target: Path, load: str) -> dict[str, Any]:
+def _describe(dataset: Dataset, changes: Sequence[Change], mode: Mode, target: str, load: str) -> dict[str, Any]:
     image_ids, file_names = dataset.images["image_id"], dataset.images["file_name"]
     ids = dataset.annotations.annotation_id
     edits = [
@@ -164,7 +175,7 @@ def _describe(dataset: Dataset, changes: Sequence[Change], mode: Mode, target: P
         }
         for change in changes
     ]
-    head = {"detclean": __version__, "mode": mode, "source": str(dataset.source), "target": str(target), "load": load}
+    head = {"detclean": __version__, "mode": mode, "source": str(dataset.source), "target": target, "load": load}
     document: dict[str, Any] = orjson.loads(orjson.dumps(head | {"edits": edits, "files": []}, option=orjson.OPT_SERIALIZE_NUMPY))
     return document
 
@@ -172,21 +183,23 @@ def _describe(dataset: Dataset, changes: Sequence[Change], mode: Mode, target: P
 def _write_patch(
     folder: Path,
     document: dict[str, Any],
-    contents: Sequence[tuple[Path, bytes | None, bytes | None]],
-    caches: Sequence[tuple[Path, bytes | None, None]] = (),
+    contents: Sequence[tuple[str, bytes | None, bytes | None]],
+    caches: Sequence[tuple[str, bytes | None, None]] = (),
+    inventory: Mapping[str, str | None] | None = None,
 ) -> Path:
     """The folder of a patch, whole or not at all. contents and caches: path, content before, content after."""
     home = folder / "patches"
     number = max((int(path.name) for path in _numbered(home)), default=0) + 1
-    place = home / f"{number:04d}"
-    partial = home / f"{number:04d}.partial"
+    place, partial = home / f"{number:04d}", home / f"{number:04d}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     files = []
     for i, (path, before, after) in enumerate([*contents, *caches]):
         for name, content in (("before", before), ("after", after)):
             if content is not None:
                 write_whole(partial / name / str(i), content)
-        files.append(asdict(_File(str(path), _digest(before), _digest(after), derived=i >= len(contents))))
+        files.append(asdict(_File(path, _digest(before), _digest(after), derived=i >= len(contents))))
+    if inventory is not None:
+        write_whole(partial / INVENTORY, orjson.dumps(inventory))
     text = orjson.dumps(document | {"files": files}, option=orjson.OPT_INDENT_2)
     write_whole(partial / "patch.json", text)
     os.replace(partial, place)
@@ -223,16 +236,24 @@ def _read(patch: Path) -> dict[str, Any]:
     return document
 
 
-def _files(document: dict[str, Any]) -> list[_File]:
-    return [_File(**entry) for entry in document["files"]]
+def _files(patch: Path) -> list[_File]:
+    """The files of a patch, by their absolute paths; those of a copy are found from the run folder, wherever that has moved."""
+    entries = [_File(**entry) for entry in _read(patch)["files"]]
+    return [replace(entry, path=str(_home(patch) / entry.path)) for entry in entries]
+
+
+def _home(patch: Path) -> Path:
+    """The run folder of a patch."""
+    return patch.absolute().parent.parent
 
 
 def _same_edits(a: dict[str, Any], b: dict[str, Any]) -> bool:
     return bool(a["edits"] == b["edits"]) and a["load"] == b["load"]
 
 
-def _applied(patch: Path, document: dict[str, Any], known: bool = False) -> Applied:
-    return Applied(Path(document["target"]), patch, len(document["edits"]), len(document["files"]), known)
+def _applied(patch: Path, known: bool = False, replaced: int = 0) -> Applied:
+    document = _read(patch)
+    return Applied(_home(patch) / document["target"], patch, len(document["edits"]), len(document["files"]), known, replaced)
 
 
 # Files
@@ -240,22 +261,27 @@ def _applied(patch: Path, document: dict[str, Any], known: bool = False) -> Appl
 
 def _bring(patch: Path, which: Literal["before", "after"]) -> None:
     """Every file of a patch to its content before or after."""
-    for i, entry in enumerate(_files(_read(patch))):
-        path = Path(entry.path)
-        if getattr(entry, which) is None:
+    for i, entry in enumerate(_files(patch)):
+        path, wanted = Path(entry.path), getattr(entry, which)
+        if wanted is None:
             path.unlink(missing_ok=True)
-        elif _digest(_content(path)) != getattr(entry, which):
-            mode = path.stat().st_mode if path.exists() else None
-            write_whole(path, (patch / which / str(i)).read_bytes())
-            if mode is not None:
-                path.chmod(mode)
+        elif _digest(_content(path)) != wanted:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            replace_content(path, (patch / which / str(i)).read_bytes())
 
 
-def _refuse_strangers(files: Sequence[_File], remedy: str) -> None:
+def _refuse_strangers(files: Sequence[_File]) -> None:
     """Raises DatasetError where a file is neither as it was before its patch nor as the patch made it."""
     own = [entry for entry in files if not entry.derived]
     if strange := [entry.path for entry in own if _digest(_content(Path(entry.path))) not in (entry.before, entry.after)]:
-        raise DatasetError(f"{_list(strange)}: changed since detclean edited it; nothing was written; {remedy}")
+        raise DatasetError(f"{_list(strange)}: changed since detclean edited it; nothing was written; {REMEDY}")
+
+
+def _refuse_foreign(target: Path, known: Mapping[str, str | None]) -> None:
+    """Raises DatasetError where a copy is not to the file what detclean left there."""
+    here = _take_inventory(target)
+    if strange := [name for name in sorted({*here, *known}) if here.get(name, "") != known.get(name, "")]:
+        raise DatasetError(f"{target}: {_list(strange)}: not as detclean left it; move the folder elsewhere, then a new copy can be made")
 
 
 def _refuse_changed_source(changes: Sequence[str]) -> None:
@@ -280,19 +306,21 @@ def _digest(content: bytes | None) -> str | None:
     return None if content is None else hashlib.sha256(content).hexdigest()
 
 
-def _differing(plain: Path, fresh: Path) -> list[str]:
-    """Names of the label files below two cleaned copies that differ."""
-    names = sorted(_names(plain) | _names(fresh))
-    return [name for name in names if _content(plain / name) != _content(fresh / name)]
+def _take_inventory(folder: Path) -> dict[str, str | None]:
+    """Every file of a cleaned copy with a digest, pictures by their names alone; caches of other tools are not counted."""
+    inventory: dict[str, str | None] = {}
+    for place, _, names in os.walk(folder):
+        inside = os.path.relpath(place, folder)
+        pictured = inside.split(os.sep)[0] in PICTURES
+        for name in names:
+            if not name.endswith(".cache"):
+                inventory[os.path.normpath(os.path.join(inside, name))] = None if pictured else _digest(_content(Path(place, name)))
+    return inventory
 
 
-def _names(folder: Path) -> set[str]:
-    """All files of a cleaned copy but its pictures."""
-    found = [path for name in ("labels", "Annotations") for path in (folder / name).rglob("*")]
-    return {os.path.relpath(path, folder) for path in [*folder.iterdir(), *found] if path.is_file()}
-
-
-def _find_caches(paths: Sequence[Path]) -> list[Path]:
+def _find_caches(dataset: Dataset) -> list[Path]:
     """Ultralytics' caches of label folders: they know a label file by its size alone, and an edit that keeps it would not be seen."""
-    folders = {parent for path in paths for parent in path.parents[:3]}
-    return sorted(cache for folder in folders if (cache := folder.with_suffix(".cache")).is_file())
+    if dataset.format != "yolo":
+        return []
+    folders = {Path(path).parent for path in dataset.images["label_path"].drop_nulls().to_list()}
+    return sorted(cache for folder in folders if folder.name and (cache := folder.with_suffix(".cache")).is_file())

@@ -31,7 +31,7 @@ def write_cleaned_coco(dataset: Dataset, edits: Sequence[Edit], out: Path, *, dr
 
 def edit_coco(dataset: Dataset, edits: Sequence[Edit]) -> dict[Path, bytes]:
     """The source file with its new content."""
-    return {dataset.source: _edit_document(dataset, edits, ())[0]} if edits else {}
+    return {dataset.source.resolve(): _edit_document(dataset, edits, ())[0]} if edits else {}
 
 
 def _edit_document(dataset: Dataset, edits: Sequence[Edit], drop_images: Sequence[int]) -> tuple[bytes, list[Any]]:

@@ -233,7 +233,7 @@ def edit_voc(dataset: Dataset, edits: Sequence[Edit]) -> dict[Path, bytes]:
     """The annotation files that the edits change, with their new content."""
     edits_of: dict[Path, list[Edit]] = defaultdict(list)
     for edit in edits:
-        edits_of[Path(dataset.images["label_path"][edit.image_index])].append(edit)
+        edits_of[Path(dataset.images["label_path"][edit.image_index]).resolve()].append(edit)  # links may share a file
     return {path: _edit_file(dataset, path, mine) for path, mine in edits_of.items()}
 
 

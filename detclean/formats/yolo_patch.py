@@ -59,7 +59,7 @@ def edit_yolo(dataset: Dataset, edits: Sequence[Edit]) -> dict[Path, bytes]:
     """The label files that the edits change, with their new content; a file may be one that is not there yet."""
     edits_of: dict[Path, list[Edit]] = defaultdict(list)
     for edit in edits:
-        edits_of[Path(dataset.images["label_path"][edit.image_index])].append(edit)
+        edits_of[Path(dataset.images["label_path"][edit.image_index]).resolve()].append(edit)  # links may share a file
     return {path: _edit_labels(dataset, _content_of(path), path, mine) for path, mine in edits_of.items()}
 
 

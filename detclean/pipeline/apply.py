@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from detclean.config import Config, read_config
-from detclean.dataset import Dataset
+import yaml
+
 from detclean.edit.changes import find_changes
 from detclean.edit.decisions import read_decisions
 from detclean.edit.patch import Applied, apply_in_place, apply_to_copy, undo_newest
@@ -34,14 +35,15 @@ def apply_decisions(folder: str | Path, *, auto: float | None = None, in_place: 
     with lock_run(run.folder):
         changes = find_changes(run.dataset, run.issues, read_decisions(run.folder), auto)
         if not changes.all:
-            remedy = f"`python -m detclean review {folder}` makes some, --auto 0.8 applies what is likelier than that"
-            raise DatasetError(f"{folder}: no accepted decision changes anything; {remedy}")
-        config, load = read_config(run.folder / "config.yaml", []), run.summary["stages"]["load"]
-        now = read_source(run, config)
+            raise DatasetError(f"{folder}: {_say_nothing(run, len(changes.strangers))}")
+        document, load = _read_config(run.folder), run.summary["stages"]["load"]
+        images = None if document.get("images") is None else str(document["images"])
+        now = read_dataset(run.summary["data"], images).select_split(str(run.summary["split"]))
         if in_place:
             applied = apply_in_place(run.folder, run.dataset, now, changes.all, load=load)
         else:
-            applied = apply_to_copy(run.folder, run.dataset, now, changes.all, load=load, copy_images=config.clean.copy_images)
+            copy_images = bool(document.get("clean", {}).get("copy_images"))
+            applied = apply_to_copy(run.folder, run.dataset, now, changes.all, load=load, copy_images=copy_images)
     return Outcome(applied, len(changes.strangers))
 
 
@@ -53,7 +55,20 @@ def undo_decisions(folder: str | Path) -> Applied:
         return undo_newest(Path(folder))
 
 
-def read_source(run: Run, config: Config) -> Dataset:
-    """The part of the data set that a run has looked at, as it is now."""
-    images = None if config.images is None else str(config.images)
-    return read_dataset(str(config.data), images).select_split(str(run.summary["split"]))
+def _say_nothing(run: Run, strangers: int) -> str:
+    left_out = f" ({strangers} left out, about what this run does not know)" if strangers else ""
+    if (run.folder / "patch.json").exists():
+        return (
+            f"no accepted decision changes anything any more{left_out}; `python -m detclean undo {run.folder}` takes back what is applied"
+        )
+    remedy = f"`python -m detclean review {run.folder}` makes some, --auto 0.8 applies what is likelier than that"
+    return f"no accepted decision changes anything{left_out}; {remedy}"
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    """The run's configuration as it stands; the whole of it need not hold any more, as weights or detections may be gone."""
+    try:
+        document: dict[str, Any] = yaml.safe_load((folder / "config.yaml").read_bytes())
+    except (OSError, yaml.YAMLError) as error:
+        raise StageError(f"{folder / 'config.yaml'}: cannot be read ({error}); repeat the run") from None
+    return document

@@ -13,11 +13,12 @@ from detclean.show.progress import clean_text
 def print_applied(applied: Applied, run: str | Path, *, strangers: int = 0) -> None:
     """How much was changed and where, and how to take it back."""
     if strangers:
-        print(f"{_count(strangers, 'decision')} left out: this run lists no such issue")
+        print(f"{_count(strangers, 'decision')} left out: about what this run does not know")
     if applied.known:
         print(f"{_count(applied.edits, 'edit')} in {_count(applied.files, 'label file')}: applied already, nothing to do")
     else:
-        print(f"{_count(applied.edits, 'edit')} in {_count(applied.files, 'label file')}")
+        instead = f", instead of {_count(applied.replaced, 'edit')} applied before" if applied.replaced else ""
+        print(f"{_count(applied.edits, 'edit')} in {_count(applied.files, 'label file')}{instead}")
     print(clean_text(f"  data set: {applied.target}"))
     print(clean_text(f"  every edit, before and after: {Path(run) / 'patch.json'}"))
     print(clean_text(f"  to take it back: python -m detclean undo {shlex.quote(str(run))}"))
