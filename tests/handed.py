@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -182,6 +182,8 @@ def edit_cvat(folder: Path, edits: Sequence[Edit], new: Sequence[New] = (), skip
             edit = by_id.get(str(texts["detclean_id"].text))
             if edit is not None and edit.deletes:
                 image.remove(box)
+            if edit is not None:
+                box.set("source", "manual")
             if edit is not None and edit.xyxy is not None:
                 _place(box, edit.xyxy)
             if edit is not None and edit.category is not None:
@@ -249,6 +251,33 @@ def forget_ids(path: Path) -> None:
     for record in document["images"]:
         record.pop("detclean_image", None)
     path.write_text(json.dumps(document))
+
+
+def list_twice(run: Run) -> Run:
+    """The same run on a data set whose first two pictures are listed by a second split, with an issue of one of those annotations.
+
+    The swap is listed for both images, the moved box for the second one only.
+    """
+    data, twice = run.dataset, (0, 1)
+    labels = pl.Series("label_path", [f"{name}.txt" for name in NAMES])
+    images = data.images.with_columns(labels, split=pl.lit("train"))
+    images = pl.concat([images, images[list(twice)].with_columns(split=pl.lit("val"))])
+    again = np.flatnonzero(np.isin(data.annotations.image_index, twice))
+    boxes = data.annotations
+    doubled = Boxes(
+        np.concatenate([boxes.image_index, boxes.image_index[again] + len(NAMES)]),
+        np.concatenate([boxes.category, boxes.category[again]]),
+        np.concatenate([boxes.xyxy, boxes.xyxy[again]]),
+        annotation_id=np.array([*IDS, *(f"second {IDS[i]}" for i in again)], dtype=object),
+    )
+    rows = np.concatenate([data.source_rows, data.source_rows[again]])
+    second = (pl.col("image_index") + len(NAMES), pl.col("annotation") + len(IDS))
+    moved = pl.col("issue_id") == ISSUES[1][0]
+    issues = run.issues.with_columns(
+        pl.when(moved).then(value).otherwise(value.meta.output_name()).alias(value.meta.output_name()) for value in second
+    )
+    swap = run.issues.filter(pl.col("issue_id") == ISSUES[0][0]).with_columns(*second, issue_id=pl.lit("1ss0e0000011"))
+    return replace(run, dataset=replace(data, images=images, annotations=doubled, source_rows=rows), issues=pl.concat([issues, swap]))
 
 
 def copy_run(run: Run, root: Path) -> Run:

@@ -384,7 +384,9 @@ def test_two_names_of_one_label_file(run: Run) -> None:
     edits = [Edit("add", i, None, run.dataset.categories.index(name), box) for i in (0, 1)]
     edited = edit_sources(run.dataset, edits)
     assert list(edited) == [first.resolve()]
-    assert len(edited[first.resolve()].splitlines()) == len(before.splitlines()) + 2
+    assert len(edited[first.resolve()].splitlines()) == len(before.splitlines()) + 1  # the same object, seen under both names
+    edits[1] = replace(edits[1], xyxy=(40.0, 3.0, 60.0, 30.0))
+    assert len(edit_sources(run.dataset, edits)[first.resolve()].splitlines()) == len(before.splitlines()) + 2
 
 
 def test_mode_and_owner_stay(run: Run) -> None:

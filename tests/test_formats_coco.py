@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from pycocotools.coco import COCO
+from tiny import write_coco
 
 from detclean.dataset import Dataset, Edit
 from detclean.errors import DatasetError
@@ -401,3 +403,14 @@ def test_no_issue_at_all(tmp_path: Path) -> None:
     written = json.loads((tmp_path / "issues.coco.json").read_text())
     assert written["images"] == written["annotations"] == []
     assert len(written["categories"]) == 2
+
+
+@pytest.mark.parametrize("digits", [400, 5000])
+def test_a_number_of_hundreds_of_digits_is_told_in_a_line(tmp_path: Path, digits: int) -> None:
+    path = write_coco(tmp_path)
+    path.write_text(re.sub(r'"bbox": \[\d+', f'"bbox": [{"9" * digits}', path.read_text(), count=1))
+    if digits > 4300:  # Python itself reads no such integer
+        with pytest.raises(DatasetError, match=r"annotations\.json: holds a number that is none"):
+            read_coco(path)
+    else:
+        assert [finding.kind for finding in read_coco(path).findings if finding.severity == "error"] == ["not-a-number"]

@@ -81,6 +81,7 @@ def spoil(region: dict[str, Any], **values: Any) -> None:
         (lambda task, region: spoil(region, x=float("nan")), "have to be numbers"),
         (lambda task, region: spoil(region, width=None), "have to be numbers"),
         (lambda task, region: spoil(region, width=True), "have to be numbers"),
+        (lambda task, region: spoil(region, width=10**400), "have to be numbers"),
         (lambda task, region: spoil(region, rectanglelabels=[]), "has no label"),
         (lambda task, region: spoil(region, rectanglelabels=["zebra"]), "'zebra' is not in the data set; it has red"),
         (lambda task, region: region.update(value=7), "has no label"),
@@ -130,6 +131,7 @@ def test_a_damaged_cvat_file_is_named(run: Run, change: Callable[[str], str], wo
         (lambda record: record.update(bbox=[1, 2, 3]), "not four numbers"),
         (lambda record: record.update(bbox=[1, 2, 3, float("nan")]), "not four numbers"),
         (lambda record: record.update(bbox=[1, 2, 3, "4"]), "not four numbers"),
+        (lambda record: record.update(bbox=[1, 2, 3, 10**400]), "not four numbers"),
         (lambda record: record.update(image_id=99), "not among the images"),
         (lambda record: record.update(image_id={}), "not among the images"),
         (lambda record: record.update(category_id=99), "not among the categories"),
@@ -171,6 +173,52 @@ def test_cvats_archive_is_read_as_it_comes(run: Run, tmp_path: Path) -> None:
         archive.write(back, "b.xml")
     with pytest.raises(DatasetError, match=r"holds 2 \.xml files"):
         import_decisions(run, tmp_path / "two.zip")
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_damaged_archive_is_refused(run: Run, tmp_path: Path, method: int) -> None:
+    back = edit_cvat(export_run(run, "cvat").folder, [])
+    path = tmp_path / "task.zip"
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.write(back, "annotations.xml")
+    content = bytearray(path.read_bytes())
+    for i in range(60, 90):
+        content[i] ^= 0xFF
+    path.write_bytes(content)
+    refuse(run, path, "cannot be unpacked")
+
+
+def test_edits_in_folders_of_an_export_are_not_lost(run: Run, tmp_path: Path) -> None:
+    """A person may go on with the plain formats by hand."""
+    for tool, place in (("yolo", "labels"), ("voc", "Annotations")):
+        folder = export_run(run, tool, tmp_path / tool).folder
+        export_run(run, tool, tmp_path / tool)
+        file = next((folder / place).rglob("one_a.*"))
+        content = file.read_bytes()
+        file.write_bytes(content + b"\n")
+        with pytest.raises(DatasetError, match=rf"{place}/one_a\.\w+: was not left as detclean wrote it"):
+            export_run(run, tool, tmp_path / tool)
+        assert file.read_bytes() == content + b"\n"
+        file.write_bytes(content)
+        (folder / place / "deep").mkdir()
+        export_run(run, tool, tmp_path / tool)
+        (folder / place / "deep").mkdir()
+        (folder / place / "deep" / "mine.txt").write_text("")
+        with pytest.raises(DatasetError, match=r"deep/mine\.txt: was not left"):
+            export_run(run, tool, tmp_path / tool)
+
+
+def test_a_pictures_link_counts_by_where_it_leads(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    folder = export_run(run, "coco").folder
+    picture = folder / "images" / NAMES[2]
+    assert picture.is_symlink()
+    picture.resolve().write_bytes(b"another picture")
+    export_run(run, "coco")
+    picture.unlink()
+    picture.symlink_to(tmp_path)  # a folder, which must not be walked through
+    with pytest.raises(DatasetError, match=r"images/one/a\.png: was not left"):
+        export_run(run, "coco")
 
 
 def test_only_its_own_unchanged_export_is_replaced(run: Run, tmp_path: Path) -> None:

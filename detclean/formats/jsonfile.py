@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain, repeat
@@ -60,6 +61,8 @@ def load_json(path: Path) -> Any:
         raise DatasetError(f"{path}:{error.lineno}: is not valid JSON ({error.msg}, column {error.colno}); write the file again") from None
     except (UnicodeDecodeError, RecursionError):
         raise DatasetError(f"{path}: is not valid JSON in UTF-8; write the file again") from None
+    except ValueError as error:  # Python reads no integer of more than 4,300 digits
+        raise DatasetError(f"{path}: holds a number that is none ({error}); correct it") from None
 
 
 def split_document(path: Path, lists: Sequence[str]) -> tuple[dict[str, Encoded], dict[str, list[Encoded]]]:
@@ -105,13 +108,21 @@ def look_up(position_of: Mapping[Any, int], ids: Sequence[Any]) -> Ints:
     return np.array([position_of.get(value, -1) if is_id(value) else -1 for value in ids], dtype=np.int64)
 
 
+def is_number(value: object) -> bool:
+    """Whether a value is a number that a float can hold, be it NaN; JSON has integers of any size."""
+    return type(value) is float or (type(value) is int and abs(value) <= sys.float_info.max)
+
+
 def is_row(value: object, width: int) -> bool:
     """Whether a value is a list of so many numbers."""
-    return isinstance(value, list) and len(value) == width and all(type(number) is float or type(number) is int for number in value)
+    return isinstance(value, list) and len(value) == width and all(map(is_number, value))
 
 
 def as_numbers(rows: Sequence[Any], width: int) -> Floats | None:
     """Lists of numbers as (n, width); None where any of them is something else."""
     if set(map(type, rows)) <= {list} and set(map(len, rows)) <= {width} and set(map(type, chain.from_iterable(rows))) <= {int, float}:
-        return np.fromiter(chain.from_iterable(rows), np.float64, width * len(rows)).reshape(-1, width)
+        try:
+            return np.fromiter(chain.from_iterable(rows), np.float64, width * len(rows)).reshape(-1, width)
+        except OverflowError:  # an integer of more than 308 digits
+            return None
     return None

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import polars as pl
 
 from detclean.boxes import Floats
-from detclean.dataset import Finding, Severity
+from detclean.dataset import Dataset, Edit, Finding, Severity
 
 T = TypeVar("T")
 
@@ -68,3 +70,17 @@ def issue_boxes(issues: pl.DataFrame, *, suggested_first: bool) -> Floats:
     first, second = (suggested, given) if suggested_first else (given, suggested)
     preferred, other = first.cast(pl.Float64).to_numpy(), second.cast(pl.Float64).to_numpy()
     return np.where(np.isnan(preferred).any(axis=1, keepdims=True), other, preferred)
+
+
+def group_by_label_file(dataset: Dataset, edits: Sequence[Edit]) -> dict[Path, list[Edit]]:
+    """The edits of each label file, whatever names lead to it. An object that is added under two names of its picture is added once."""
+    groups: dict[Path, list[Edit]] = defaultdict(list)
+    added: set[tuple[Path, int | None, tuple[float, ...] | None]] = set()
+    for edit in edits:
+        path = Path(dataset.images["label_path"][edit.image_index]).resolve()
+        key = (path, edit.category, edit.xyxy)
+        if edit.action == "add" and key in added:
+            continue
+        added |= {key} if edit.action == "add" else set()
+        groups[path].append(edit)
+    return groups

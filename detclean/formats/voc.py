@@ -21,7 +21,7 @@ from detclean.dataset import Dataset, Edit, shorten_path
 from detclean.errors import DatasetError
 from detclean.files import share_image, write_whole
 from detclean.formats.imagefiles import drop_ending, list_files, list_images, read_image_sizes
-from detclean.formats.records import FindingLog, require
+from detclean.formats.records import FindingLog, group_by_label_file, require
 
 SPLITS = ("train", "val", "test")
 SIDES = ("xmin", "ymin", "xmax", "ymax")
@@ -231,10 +231,7 @@ def write_cleaned_voc(dataset: Dataset, edits: Sequence[Edit], out: Path, *, dro
 
 def edit_voc(dataset: Dataset, edits: Sequence[Edit]) -> dict[Path, bytes]:
     """The annotation files that the edits change, with their new content."""
-    edits_of: dict[Path, list[Edit]] = defaultdict(list)
-    for edit in edits:
-        edits_of[Path(dataset.images["label_path"][edit.image_index]).resolve()].append(edit)  # links may share a file
-    return {path: _edit_file(dataset, path, mine) for path, mine in edits_of.items()}
+    return {path: _edit_file(dataset, path, mine) for path, mine in group_by_label_file(dataset, edits).items()}
 
 
 def _share_pictures(dataset: Dataset, dropped: set[int], folder: Path, copy_images: bool) -> None:

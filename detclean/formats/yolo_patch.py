@@ -17,7 +17,7 @@ from detclean.errors import DatasetError
 from detclean.files import share_image, write_whole
 from detclean.formats.datayaml import BOM, Split, label_path_of, list_splits, load_yaml, move_yaml
 from detclean.formats.imagefiles import drop_ending
-from detclean.formats.records import FindingLog, require
+from detclean.formats.records import FindingLog, group_by_label_file, require
 from detclean.formats.yolo import DECIMALS, split_rows
 
 CLASS_TOKEN = re.compile(rb"^(\s*)[^\s,;]+")
@@ -57,10 +57,7 @@ def write_cleaned_yolo(
 
 def edit_yolo(dataset: Dataset, edits: Sequence[Edit]) -> dict[Path, bytes]:
     """The label files that the edits change, with their new content; a file may be one that is not there yet."""
-    edits_of: dict[Path, list[Edit]] = defaultdict(list)
-    for edit in edits:
-        edits_of[Path(dataset.images["label_path"][edit.image_index]).resolve()].append(edit)  # links may share a file
-    return {path: _edit_labels(dataset, _content_of(path), path, mine) for path, mine in edits_of.items()}
+    return {path: _edit_labels(dataset, _content_of(path), path, mine) for path, mine in group_by_label_file(dataset, edits).items()}
 
 
 def _content_of(path: Path) -> bytes:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import lzma
 import os
 import shutil
 import zipfile
-from collections.abc import Mapping
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -14,7 +15,7 @@ from typing import Any, Literal, get_args
 import orjson
 
 from detclean import __version__
-from detclean.edit.decisions import Decision, DecisionLog, read_decisions
+from detclean.edit.decisions import DecisionLog, read_decisions
 from detclean.errors import ConfigError, DatasetError
 from detclean.files import write_whole
 from detclean.formats.jsonfile import load_json
@@ -23,7 +24,7 @@ from detclean.handover.fiftyone import write_fiftyone
 from detclean.handover.labelstudio import read_labelstudio, write_labelstudio
 from detclean.handover.plain import read_coco_sheet, write_coco_sheet, write_csv_sheet, write_voc_sheet, write_yolo_sheet
 from detclean.handover.returns import ImportResult, Returned, compare
-from detclean.handover.sheet import CHOICES, Sheet, make_sheet
+from detclean.handover.sheet import CHOICES, Sheet, make_sheet, select_issues
 from detclean.runfolder import Run
 
 __all__ = ["TOOLS", "ExportResult", "ImportResult", "export_run", "import_decisions"]
@@ -31,6 +32,15 @@ __all__ = ["TOOLS", "ExportResult", "ImportResult", "export_run", "import_decisi
 Tool = Literal["labelstudio", "cvat", "fiftyone", "coco", "yolo", "voc", "csv"]
 TOOLS = get_args(Tool)
 MARKER = "handover.json"  # tells a folder that this room wrote from one that it did not
+DAMAGED = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    OSError,
+    RuntimeError,
+    NotImplementedError,
+    EOFError,
+)  # what reading a .zip raises
 LARGEST_MEMBER = 1 << 32  # bytes that a file in a .zip may unfold to
 
 
@@ -60,20 +70,26 @@ def export_run(run: Run, to: str, out: Path | None = None, *, images: str = "ope
     check_replaceable(final)
     decisions = read_decisions(run.folder)
     sheet = make_sheet(run, decisions, images)
+    listed = select_issues(run, sheet)
     beside = final.with_name(final.name + ".partial")
     if beside.exists():
         check_replaceable(beside, whole=False)
         shutil.rmtree(beside)
     beside.mkdir(parents=True)
     write_whole(beside / MARKER, orjson.dumps({"detclean": __version__, "to": to, "files": {}}))
-    _write(run, sheet, decisions, to, beside, final)
+    if to == "csv":
+        write_csv_sheet(listed, decisions, beside)
+    else:
+        _write(run, sheet, to, beside, final)
     write_whole(beside / MARKER, orjson.dumps({"detclean": __version__, "to": to, "files": digest_files(beside)}))
     _replace(final, beside)
-    issues = run.issues.height if to == "csv" else sheet.boxes["issue_type"].count()
+    if to == "csv":  # no boxes but issues, be they decided or not
+        return ExportResult(final, listed["image_index"].n_unique(), listed.height, listed.height)
+    issues = sheet.boxes["issue_type"].count()
     return ExportResult(final, sheet.images.height, sheet.boxes.height, issues, sheet.left_out, sheet.images["path"].null_count())
 
 
-def _write(run: Run, sheet: Sheet, decisions: Mapping[str, Decision], to: str, folder: Path, final: Path) -> None:
+def _write(run: Run, sheet: Sheet, to: str, folder: Path, final: Path) -> None:
     if to == "labelstudio":
         write_labelstudio(sheet, folder, run.folder)
     elif to == "cvat":
@@ -84,10 +100,8 @@ def _write(run: Run, sheet: Sheet, decisions: Mapping[str, Decision], to: str, f
         write_coco_sheet(sheet, folder, run.dataset)
     elif to == "yolo":
         write_yolo_sheet(sheet, folder, final)
-    elif to == "voc":
-        write_voc_sheet(sheet, folder)
     else:
-        write_csv_sheet(run, decisions, folder)
+        write_voc_sheet(sheet, folder)
 
 
 # The folder
@@ -114,10 +128,21 @@ def check_replaceable(folder: Path, *, whole: bool = True) -> None:
         raise DatasetError(f"{folder / changed[0]}: was not left as detclean wrote it; move it away, or name another folder with --out")
 
 
-def digest_files(folder: Path) -> dict[str, str | None]:
-    """A digest of each file right in a folder, None for a folder; without the marker."""
-    entries = [path for path in sorted(folder.iterdir()) if path.name != MARKER]
-    return {path.name: None if path.is_dir() else hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest() for path in entries}
+def digest_files(folder: Path) -> dict[str, str]:
+    """A digest of every file in a folder and below, without the marker; of a link only where it leads."""
+    digests = {}
+    for here, folders, files in os.walk(folder):
+        for path in (Path(here) / name for name in (*folders, *files)):
+            if path.is_symlink():
+                digests[path.relative_to(folder).as_posix()] = f"link to {os.readlink(path)}"
+            elif path.is_file() and path != folder / MARKER:
+                with open(path, "rb") as f:
+                    digests[path.relative_to(folder).as_posix()] = hashlib.file_digest(f, _digest).hexdigest()
+    return dict(sorted(digests.items()))
+
+
+def _digest() -> hashlib.blake2b:
+    return hashlib.blake2b(digest_size=16)
 
 
 def _replace(final: Path, beside: Path) -> None:
@@ -192,5 +217,5 @@ def _read_zip(path: Path) -> Returned:
             if members[0].file_size > LARGEST_MEMBER:
                 raise DatasetError(f"{path}: {members[0].filename} unfolds to {members[0].file_size >> 30} GiB; unpack it and look at it")
             return read_cvat(archive.read(members[0]), path)
-    except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError, EOFError) as error:
+    except DAMAGED as error:
         raise DatasetError(f"{path}: cannot be unpacked ({error}); download it again, or unpack it and name its annotations.xml") from None

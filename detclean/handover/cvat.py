@@ -27,6 +27,7 @@ DECIMALS = 4  # of pixels
 LONGEST_NOTE = 1000  # characters; CVAT keeps 4096
 SHAPES = ("polygon", "polyline", "points", "ellipse", "cuboid", "skeleton", "mask")
 CORNERS = ("xtl", "ytl", "xbr", "ybr")
+UPLOADED = "file"  # the source of a box that CVAT was given; the first edit of it makes it "manual"
 README = """detclean to CVAT
 ================
 
@@ -85,7 +86,8 @@ def _make_document(sheet: Sheet, labels: list[dict[str, Any]]) -> Iterator[str]:
     for number, ((name, width, height), rows) in enumerate(zip(images, sheet.rows_by_image(), strict=True)):
         yield f'  <image id="{number}" name={quoteattr(clean_text(name))} width="{width}" height="{height}">\n'
         for category, box_id, issue_type, probability, note, verdict, (x1, y1, x2, y2) in boxes[rows]:
-            yield f'    <box label={quoted[category]} source="file" occluded="0" xtl="{x1}" ytl="{y1}" xbr="{x2}" ybr="{y2}" z_order="0">\n'
+            yield f'    <box label={quoted[category]} source="{UPLOADED}" occluded="0" '
+            yield f'xtl="{x1}" ytl="{y1}" xbr="{x2}" ybr="{y2}" z_order="0">\n'
             hard = "hard" if verdict == "hard" else "none"
             chance = "" if probability is None else f"{probability:.4f}"
             yield f'      <attribute name="issue">{issue_type or "none"}</attribute><attribute name="verdict">{hard}</attribute>'
@@ -127,14 +129,9 @@ def read_cvat(content: bytes, path: Path) -> Returned:
     if not images:
         raise DatasetError(f"{path}: holds no image; export as CVAT for images 1.1")
     notes = tuple(f"{count} {what}" for what, count in told.items())
-    return Returned(
-        path,
-        "cvat",
-        False,
-        pl.DataFrame(images, schema=IMAGE_SCHEMA, orient="row"),
-        pl.DataFrame(boxes, schema=BOX_SCHEMA, orient="row"),
-        notes=notes,
-    )
+    table = pl.DataFrame(boxes, schema=BOX_SCHEMA, orient="row")
+    table = table.with_columns(pl.col("touched") & ~pl.col("touched").all())  # all: it was not CVAT that wrote this down
+    return Returned(path, "cvat", False, pl.DataFrame(images, schema=IMAGE_SCHEMA, orient="row"), table, notes=notes)
 
 
 class _Begun(Exception):
@@ -188,7 +185,8 @@ def _read_image(element: ElementTree.Element, images: list[tuple[Any, ...]], pat
             told["rotated boxes are taken as the upright boxes around them"] += 1
             numbers = _around(numbers, rotation)
         texts = {one.get("name"): one.text or "" for one in shape.iter("attribute")}
-        rows.append((len(images), place, label, *numbers, texts.get("detclean_id") or None, None, texts.get("verdict") == "hard"))
+        touched = shape.get("source", UPLOADED) != UPLOADED
+        rows.append((len(images), place, label, *numbers, texts.get("detclean_id") or None, None, texts.get("verdict") == "hard", touched))
     images.append((where, [name], None, *size))
     return rows
 

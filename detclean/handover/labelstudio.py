@@ -17,6 +17,7 @@ import polars as pl
 from detclean import __version__
 from detclean.errors import DatasetError
 from detclean.files import write_whole
+from detclean.formats.jsonfile import is_number
 from detclean.handover.names import clean_text, read_url
 from detclean.handover.returns import BOX_SCHEMA, IMAGE_SCHEMA, Returned
 from detclean.handover.sheet import Sheet
@@ -161,6 +162,7 @@ def read_labelstudio(tasks: list[Any], path: Path) -> Returned:
         pl.DataFrame(boxes, schema=BOX_SCHEMA, orient="row"),
         untouched,
         notes,
+        tells_finished=True,
     )
 
 
@@ -205,7 +207,7 @@ def _read_regions(result: list[dict[str, Any]], image: int, where: str, path: Pa
             raise DatasetError(f"{path}: {place}: the image was rotated in the tool; turn it back and save it again")
         corners = _read_corners(region, f"{path}: {place}", told)
         box_id = str(region["id"]).partition("#")[0] if region.get("id") is not None else None
-        rows.append((image, place, labels[0], *corners, box_id, None, str(region.get("id")) in hard))
+        rows.append((image, place, labels[0], *corners, box_id, None, str(region.get("id")) in hard, False))
     return rows
 
 
@@ -226,7 +228,8 @@ def _read_corners(region: dict[str, Any], where: str, told: Counter[str]) -> lis
         raise DatasetError(f"{where}: x, y, width and height have to be numbers, not {str(numbers)[:80]}; correct the region")
     x, y, width, height = map(float, numbers)
     if rotation % 360 == 0:
-        return [x, y, x + width, y + height]
+        (x1, x2), (y1, y2) = sorted((x, x + width)), sorted((y, y + height))  # older versions wrote sides below zero
+        return [x1, y1, x2, y2]
     across, down = region.get("original_width"), region.get("original_height")
     if not (_is_number(across) and _is_number(down) and across > 0 and down > 0):  # type: ignore[operator]
         raise DatasetError(f"{where}: is rotated and has no original_width and original_height; draw it without rotation")
@@ -239,7 +242,7 @@ def _read_corners(region: dict[str, Any], where: str, told: Counter[str]) -> lis
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return is_number(value) and math.isfinite(value)  # type: ignore[arg-type]
 
 
 def _one_size(result: list[dict[str, Any]]) -> tuple[float | None, float | None]:

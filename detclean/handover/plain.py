@@ -23,7 +23,6 @@ from detclean.formats.jsonfile import is_id, is_row
 from detclean.handover.names import clean_text, place_images
 from detclean.handover.returns import BOX_SCHEMA, IMAGE_SCHEMA, Returned
 from detclean.handover.sheet import SIDES, Sheet
-from detclean.runfolder import Run
 
 DECIMALS = 8  # of YOLO's shares
 ATTRIBUTES = ("issue_type", "probability", "reason", "suggestion", "issue_id", "verdict")
@@ -132,7 +131,7 @@ def read_coco_sheet(document: dict[str, Any], path: Path) -> Returned:
         annotation_id = str(record["id"]) if is_id(record.get("id")) else None
         box_id = box_id if isinstance(box_id, str) and box_id else None
         hard = words.get("verdict") == "hard"
-        boxes.append((position_of[owner], where, names[category], x, y, x + width, y + height, box_id, annotation_id, hard))
+        boxes.append((position_of[owner], where, names[category], x, y, x + width, y + height, box_id, annotation_id, hard, False))
     return Returned(
         path,
         "coco",
@@ -233,12 +232,12 @@ def _make_object(name: str, box_id: str, box: list[float], words: list[Any]) -> 
 # CSV
 
 
-def write_csv_sheet(run: Run, decisions: Mapping[str, Decision], folder: Path) -> None:
-    """issues.csv: all issues of the run in its columns, each with issue_id and what was decided about it."""
-    decided = [decisions.get(issue_id) for issue_id in run.issues["issue_id"].to_list()]
+def write_csv_sheet(issues: pl.DataFrame, decisions: Mapping[str, Decision], folder: Path) -> None:
+    """issues.csv: issues of the run in its columns, each with issue_id and what was decided about it."""
+    decided = [decisions.get(issue_id) for issue_id in issues["issue_id"].to_list()]
     boxes = [None if one is None else one.xyxy for one in decided]
     sides = {f"decided_{side}": pl.Series([b[i] if b else None for b in boxes], dtype=pl.Float64) for i, side in enumerate(SIDES)}
-    table = run.issues.drop("image_index", "annotation").with_columns(
+    table = issues.drop("image_index", "annotation").with_columns(
         decision=pl.Series([None if one is None else one.verdict for one in decided], dtype=pl.String),
         decided_category=pl.Series([None if one is None else one.category for one in decided], dtype=pl.String),
         **sides,

@@ -1,4 +1,4 @@
-"""From what came back from a tool to decisions: the final boxes of each finished image against the annotations of the run.
+"""From what came back from a tool to decisions: the final boxes of each finished image against those handed over, and the annotations.
 
 What a person left in an image is what its labels are to be. A box on trial that stays as the source has it: its issue is rejected. One that
 was moved, renamed or deleted: accepted, with what lies there now. An overlooked object that stays is accepted, one that was deleted
@@ -8,8 +8,9 @@ rejected. Boxes that no issue names and that changed, and new ones, become decis
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +18,20 @@ import numpy as np
 import polars as pl
 
 from detclean.boxes import Boxes, Floats, Ints, Mask, aligned_iou, clip_boxes
+from detclean.edit.changes import read_annotation
 from detclean.edit.decisions import Decision, Verdict
 from detclean.errors import DatasetError
 from detclean.handover.names import KnownImages, clean_text, find_image, know_images, make_unique_names
-from detclean.handover.sheet import SIDES, WAS, as_boxes, find_drawable, stand
+from detclean.handover.sheet import SIDES, WAS, as_boxes, find_twins, stand
 from detclean.runfolder import Run
 from detclean.score.matching import match_greedily, overlapping_pairs
 
 SAME_PLACE = 0.5  # IoU from which on a box without its id is taken for one that was handed over
-ROUNDING = 0.005  # of the image's side: what percentages, browsers and rounding may shift a corner that nobody touched
-ROUNDING_OF_BOX = 0.05  # of the box's side: beyond this a person moved it, however large the image
+# What may shift a corner that nobody touched: tools that round to whole pixels. Label Studio's percentages have all digits of a float and
+# CVAT's pixels two decimals, so that neither needs more, however large the image.
 ROUNDING_PX = 1.0
+ROUNDING_OF_BOX = 0.05  # of the box's side: in a small box a pixel is a correction
+ROUNDING_LEAST = 0.02  # px: twice what two decimals of a corner and a side come to, whatever the box's side
 ASPECT = 0.02  # how much another aspect ratio of an image may differ before it is another image, or one that lies on its side
 NAMED = 3  # records that a note names
 
@@ -38,7 +42,8 @@ class Returned:
 
     images, the finished ones, one row each: record ("task 17"), names (list of text: what it may be called), image_id (text or null),
     width and height (null where the file does not say). boxes: image (a row of images), record, category, x1 y1 x2 y2, box_id (null or
-    the one that was handed over), annotation_id (null or text), hard. untouched: images that nobody finished.
+    the one that was handed over), annotation_id (null or text), hard, touched (a person worked on it, whatever it came to). untouched:
+    images that nobody finished; tells_finished: whether the file says which these are, or just holds images.
     """
 
     path: Path
@@ -48,6 +53,7 @@ class Returned:
     boxes: pl.DataFrame
     untouched: int = 0
     notes: tuple[str, ...] = ()
+    tells_finished: bool = False
 
 
 IMAGE_SCHEMA: dict[str, Any] = {
@@ -65,6 +71,7 @@ BOX_SCHEMA: dict[str, Any] = {
     "box_id": pl.String,
     "annotation_id": pl.String,
     "hard": pl.Boolean,
+    "touched": pl.Boolean,
 }
 
 
@@ -74,6 +81,10 @@ class ImportResult:
 
     accepted, rejected, hard: decisions about issues. new_boxes: added ones; changed_elsewhere: decisions about boxes that no issue names.
     known: decisions that were made before already, so that nothing was written. notes: what else a person should know.
+
+    unchanged: images in which nothing differs from what was handed over and no box was worked on, where the file does not say whether
+    anybody finished them (CVAT, COCO). unchanged_accepted (overlooked objects that were left), unchanged_rejected: those of accepted and
+    of rejected that are in these.
     """
 
     by: str
@@ -87,6 +98,9 @@ class ImportResult:
     changed_elsewhere: int
     known: int
     notes: tuple[str, ...]
+    unchanged: int = 0
+    unchanged_accepted: int = 0
+    unchanged_rejected: int = 0
 
 
 def compare(run: Run, earlier: Mapping[str, Decision], returned: Returned) -> tuple[list[Decision], ImportResult]:
@@ -97,37 +111,40 @@ def compare(run: Run, earlier: Mapping[str, Decision], returned: Returned) -> tu
     everything = stand(run, earlier)
     seen = np.zeros(run.dataset.image_count, bool)
     seen[index[index >= 0]] = True
-    standing = everything.filter(pl.Series(seen[everything["image_index"].to_numpy()]), _usable(everything, run)).sort(
-        "image_index", maintain_order=True
-    )
+    # A box too small to be drawn, which no person has seen, is never judged by its absence.
+    usable = everything.filter(pl.Series(seen[everything["image_index"].to_numpy()]), pl.col("drawable") | ~pl.col("present"))
+    standing = usable.sort("image_index", maintain_order=True)
     _note_emptied(run, standing, boxes, notes)
     match = match_boxes(standing, boxes)
-    decisions, known = _decide(run, standing, boxes, match, returned.by)
+    outcome = judge(standing, boxes, match, run.dataset.sizes)
+    decisions = _write_down(run, standing, outcome, returned.by)
     new = _find_new(run, boxes, match, returned.by)
     repeated = {d.issue for d in new if (e := earlier.get(d.issue)) is not None and e.verdict == "accept"}
-    new = [d for d in new if d.issue not in repeated]
+    told = outcome.known & standing.select(pl.col("issue_id").is_not_null() | pl.col("changed")).to_series().to_numpy()
+    alike = seen & (not returned.tells_finished)
+    alike[standing["image_index"].to_numpy()[~outcome.stays]] = False
+    alike[boxes["image_index"].to_numpy()[_unmatched(boxes, match) | boxes["touched"].to_numpy()]] = False
     issue_ids = set(run.issues["issue_id"].to_list())
-    about = [d.verdict for d in decisions if d.issue in issue_ids]
+    about = [d for d in decisions if d.issue in issue_ids]
+    alike_ids = set(standing.filter(pl.Series(alike[standing["image_index"].to_numpy()]))["issues"].explode().drop_nulls().to_list())
+    counts = Counter((d.verdict, d.issue in alike_ids) for d in about)
     result = ImportResult(
         by=returned.by,
         images=int(seen.sum()),
         untouched=returned.untouched,
         unknown=unknown,
-        accepted=about.count("accept"),
-        rejected=about.count("reject"),
-        hard=about.count("hard"),
-        new_boxes=len(new),
+        accepted=counts["accept", True] + counts["accept", False],
+        rejected=counts["reject", True] + counts["reject", False],
+        hard=counts["hard", True] + counts["hard", False],
+        new_boxes=len(new) - len(repeated),
         changed_elsewhere=len(decisions) - len(about),
-        known=known + len(repeated),
+        known=int(told.sum()) + len(repeated),
         notes=tuple(notes),
+        unchanged=int(alike.sum()),
+        unchanged_accepted=counts["accept", True],
+        unchanged_rejected=counts["reject", True],
     )
-    return decisions + new, result
-
-
-def _usable(rows: pl.DataFrame, run: Run) -> pl.Series:
-    """Boxes that a person can have seen or that people deleted: one too small to be drawn is never judged by its absence."""
-    was = rows.select("image_index", **{side: pl.col(f"was_{side}") for side in SIDES})
-    return rows["drawable"] | ((rows["kind"] == "given") & pl.Series(find_drawable(was, run.dataset.sizes))) | (rows["kind"] == "added")
+    return decisions + [d for d in new if d.issue not in repeated], result
 
 
 def _note_emptied(run: Run, standing: pl.DataFrame, boxes: pl.DataFrame, notes: list[str]) -> None:
@@ -145,13 +162,13 @@ def _note_emptied(run: Run, standing: pl.DataFrame, boxes: pl.DataFrame, notes: 
 
 def _recognise(run: Run, returned: Returned, notes: list[str]) -> tuple[Ints, int]:
     """The position of each returned image in the data set (m,), -1 where it is not used; and how many are unknown."""
-    table = run.dataset.images
+    table, first = run.dataset.images, find_twins(run.dataset).image
     known = know_images(make_unique_names(table["file_name"].to_list()), table["path"].to_list(), table["image_id"].to_list())
     index = np.full(returned.images.height, -1, dtype=np.int64)
     last: dict[int, int] = {}
     unknown: list[str] = []
     for i, row in enumerate(returned.images.iter_rows(named=True)):
-        found = _find(known, row)
+        found = list(dict.fromkeys(first[_find(known, row)].tolist()))
         if len(found) > 1:
             shown = ", ".join(str(table["file_name"][j]) for j in found[:2])
             raise DatasetError(f"{returned.path}: {row['record']}: '{row['names'][0]}' can be {shown}; keep the folders in the names")
@@ -271,10 +288,9 @@ def _by_place(standing: pl.DataFrame, boxes: pl.DataFrame, open_: Mask, free: Ma
     return ours[first], theirs[second]
 
 
-def is_close(a: Floats, b: Floats, sizes: Floats) -> Mask:
-    """Whether boxes differ by no more than rounding, corner by corner: (n, 4), (n, 4), sizes (n, 2) of their images -> (n,)."""
-    sides = np.maximum(a[:, 2:] - a[:, :2], 0)
-    allowed = np.maximum(ROUNDING_PX, np.minimum(ROUNDING * sizes, ROUNDING_OF_BOX * sides))
+def is_close(a: Floats, b: Floats) -> Mask:
+    """Whether boxes differ by no more than a tool's rounding, corner by corner: (n, 4), (n, 4) in pixels -> (n,)."""
+    allowed = np.clip(ROUNDING_OF_BOX * (a[:, 2:] - a[:, :2]), ROUNDING_LEAST, ROUNDING_PX)
     close: Mask = np.all(np.abs(a - b) <= np.tile(allowed, 2), axis=1)
     return close
 
@@ -282,55 +298,70 @@ def is_close(a: Floats, b: Floats, sizes: Floats) -> Mask:
 # Deciding
 
 
-def _decide(run: Run, standing: pl.DataFrame, boxes: pl.DataFrame, match: Ints, by: str) -> tuple[list[Decision], int]:
-    """The decisions about what stands in finished images, without those that were made before, and how many those are."""
+@dataclass(frozen=True)
+class Outcome:
+    """What a person left of each standing box, (s,) each. stays: as it was handed over. known: nothing is to be decided anew.
+
+    right: the labels are, as the source has them; hard: they are, though difficult. category (-1) and xyxy (NaN): what lies there in the
+    end; nothing where it is gone.
+    """
+
+    stays: Mask
+    known: Mask
+    right: Mask
+    hard: Mask
+    category: Ints
+    xyxy: Floats
+
+
+def judge(standing: pl.DataFrame, boxes: pl.DataFrame, match: Ints, image_sizes: Floats) -> Outcome:
+    """What the returned boxes say about those that stood in their images; image_sizes (N, 2)."""
     n = standing.height
     found = match >= 0
-    sizes = run.dataset.sizes[standing["image_index"].to_numpy()].reshape(n, 2)
+    sizes = image_sizes[standing["image_index"].to_numpy()].reshape(n, 2)
     source, now = (standing.select(columns).to_numpy().astype(np.float64).reshape(n, 4) for columns in (WAS, SIDES))
     final = _take(boxes.select(SIDES).to_numpy().astype(np.float64).reshape(-1, 4), match, np.nan)
     category = _take(boxes["category"].to_numpy().astype(np.int64), match, -1)
     said_hard = _take(boxes["hard"].to_numpy(), match, False)
     was_category, now_category = (standing[name].fill_null(-1).to_numpy() for name in ("was_category", "category"))
-    like_source = found & (is_close(source, final, sizes) | is_close(clip_boxes(source, sizes), final, sizes))
-    like_now = found & (is_close(now, final, sizes) | is_close(clip_boxes(now, sizes), final, sizes))
-    final = np.where(like_source[:, None], source, np.where(like_now[:, None], now, final))  # what nobody moved stays to the last digit
-
-    given = (standing["kind"] == "given").to_numpy()
-    right = np.where(given, like_source & (category == was_category), ~found)  # the labels, as the source has them
-    on_issue = standing["issue_id"].is_not_null().to_numpy()
-    hard = on_issue & said_hard & np.where(given, right, found)
-    accept = ~right & ~hard
+    open_, changed, present = (standing[name].to_numpy() for name in ("open", "changed", "present"))
     verdict = standing["verdict"].fill_null("").to_numpy()
-    present = standing["present"].to_numpy()
-    stays = present & found & like_now & (category == now_category)  # as an accepted decision has it
-    accepted = verdict == "accept"
-    quiet = ~on_issue & ~accepted  # right without a decision: nothing to say
-    known = np.where(
-        hard,
-        verdict == "hard",
-        np.where(accept, accepted & (stays | (~present & ~found)), np.isin(verdict, ("reject", "hard")) | quiet),
+    on_issue = standing["issue_id"].is_not_null().to_numpy()
+    given = (standing["kind"] == "given").to_numpy()
+
+    like_now = found & present & (is_close(now, final) | is_close(clip_boxes(now, sizes), final))
+    like_source = found & (is_close(source, final) | is_close(clip_boxes(source, sizes), final))
+    stays = np.where(found, like_now & (category == now_category), ~present)
+    right = np.where(
+        given, np.where(stays, ~changed, like_source & (category == was_category)), ~found
+    )  # the labels, as the source has them
+    hard = on_issue & said_hard & np.where(given, right, found)
+    return Outcome(
+        stays=stays & ~(hard & (verdict != "hard")),
+        known=~open_ & np.where(hard, (verdict == "hard") & ~changed, stays),
+        right=right,
+        hard=hard,
+        category=category,
+        xyxy=np.where(like_now[:, None], now, np.where(like_source[:, None], source, final)),  # what nobody moved stays to the last digit
     )
-    write = ~known | standing["other"].is_not_null().to_numpy()
-    rows = standing.filter(pl.Series(write))
-    image_ids, categories = run.dataset.images["image_id"], run.dataset.categories
-    ids = run.dataset.annotations.annotation_id
+
+
+def _write_down(run: Run, standing: pl.DataFrame, outcome: Outcome, by: str) -> list[Decision]:
+    """A decision under each name by which a box is decided, for all that is not known."""
+    boxes, categories, image_ids = run.dataset.annotations, run.dataset.categories, run.dataset.images["image_id"]
     decisions: list[Decision] = []
-    for row, i in zip(rows.select("issue", "image_index", "annotation", "other").iter_rows(named=True), np.flatnonzero(write), strict=True):
-        word: Verdict = "hard" if hard[i] else "accept" if accept[i] else "reject"
-        annotation = row["annotation"]
-        identity = None if annotation is None else annotation if ids is None else ids[annotation : annotation + 1].tolist()[0]
-        image_id = image_ids[row["image_index"]]
-        x1, y1, x2, y2 = final[i].tolist()
-        whole = accept[i] and found[i]
-        decision = Decision(row["issue"], word, image_id, identity, by=by)
-        if whole:
-            decision = Decision(row["issue"], word, image_id, identity, categories[category[i]], (x1, y1, x2, y2), by=by)
-        if not known[i]:
-            decisions.append(decision)
-        if row["other"] is not None:  # an older decision under another name must not stand against this one
-            decisions.append(Decision(row["other"], "reject", image_id, identity, by=by))
-    return decisions, int((known & ~(quiet & right)).sum())
+    rows = standing.select("image_index", "annotation", "issue", "issues").filter(pl.Series(~outcome.known))
+    for i, (index, annotation, issue, issues) in zip(np.flatnonzero(~outcome.known).tolist(), rows.iter_rows(), strict=True):
+        word: Verdict = "hard" if outcome.hard[i] else "reject" if outcome.right[i] else "accept"
+        decision = Decision(issue, word, image_ids[index], by=by)
+        if annotation is not None:
+            identity = annotation if boxes.annotation_id is None else boxes.annotation_id[annotation : annotation + 1].tolist()[0]
+            given = read_annotation(run.dataset, annotation)
+            decision = replace(decision, annotation_id=identity, given_category=given.category, given_xyxy=given.xyxy)
+        if word == "accept" and outcome.category[i] >= 0:
+            decision = replace(decision, category=categories[outcome.category[i]], xyxy=tuple(outcome.xyxy[i].tolist()))
+        decisions += [replace(decision, issue=name) for name in issues or [issue]]
+    return decisions
 
 
 def _take(values: Any, match: Ints, missing: Any) -> Any:
@@ -343,13 +374,20 @@ def _take(values: Any, match: Ints, missing: Any) -> Any:
 
 def _find_new(run: Run, boxes: pl.DataFrame, match: Ints, by: str) -> list[Decision]:
     """One accepted decision for each box that stands for nothing the run knows; named by what it is, so that it is the same next time."""
-    new = np.ones(boxes.height, dtype=bool)
-    new[match[match >= 0]] = False
     image_ids, categories = run.dataset.images["image_id"], run.dataset.categories
     decisions: dict[str, Decision] = {}
-    for index, category, *corners in boxes.filter(pl.Series(new)).select("image_index", "category", *SIDES).iter_rows():
+    for index, category, *corners in (
+        boxes.filter(pl.Series(_unmatched(boxes, match))).select("image_index", "category", *SIDES).iter_rows()
+    ):
         x1, y1, x2, y2 = corners
         key = "\x1f".join([str(image_ids[index]), categories[category], *(f"{value:.2f}" for value in corners)])
         name = f"box-{hashlib.blake2b(key.encode('utf-8', 'surrogatepass'), digest_size=8).hexdigest()}"
         decisions[name] = Decision(name, "accept", image_ids[index], None, categories[category], (x1, y1, x2, y2), by=by)
     return list(decisions.values())
+
+
+def _unmatched(boxes: pl.DataFrame, match: Ints) -> Mask:
+    """The returned boxes that stand for none of the run's: (b,)."""
+    free = np.ones(boxes.height, dtype=bool)
+    free[match[match >= 0]] = False
+    return free

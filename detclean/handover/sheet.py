@@ -11,23 +11,24 @@ Each box has a box_id that comes back with it: `annotation-17`, `issue-8f3a..` f
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 import polars as pl
 
-from detclean.boxes import Boxes, Floats, Mask, clip_boxes
+from detclean.boxes import Boxes, Floats, Ints, Mask, clip_boxes
+from detclean.dataset import Dataset
+from detclean.edit.changes import SETTLED, Change, find_changes
 from detclean.edit.decisions import Decision
-from detclean.errors import DatasetError
 from detclean.handover.names import make_unique_names
 from detclean.runfolder import Run
 
 CHOICES = ("open", "issues", "all")  # of images: with an undecided issue, with any issue, the whole part
 SIDES = ["x1", "y1", "x2", "y2"]
 WAS = [f"was_{side}" for side in SIDES]
-SETTLED = ("accept", "reject", "hard")  # verdicts; one that was skipped is still open
+TO = ["to_category", *(f"to_{side}" for side in SIDES)]
 PLAIN_ID = r"^[A-Za-z0-9_.-]{1,64}$"  # ids that every tool keeps as they are; Label Studio cuts one at a #
 SMALLEST = 0.1  # px; a box with a shorter side inside its image cannot be drawn by hand, and tools drop it
 ISSUE_WORDS = ("issue_type", "probability", "reason", "suggestion")
@@ -72,9 +73,10 @@ def make_sheet(run: Run, decisions: Mapping[str, Decision], images: str = "open"
     """
     standing = stand(run, decisions)
     count = run.dataset.image_count
+    first = find_twins(run.dataset).image
     open_images = mark_images(standing.filter("open"), count)
-    listed = mark_images(run.issues, count)
-    chosen = {"open": open_images, "issues": listed, "all": np.ones(count, bool)}[images]
+    listed = mark_images(standing.filter(pl.col("issue_id").is_not_null()), count)
+    chosen = {"open": open_images, "issues": listed, "all": first == np.arange(count)}[images]
     position = np.cumsum(chosen) - 1
     here = standing.filter(pl.col("present"), pl.Series(chosen[standing["image_index"].to_numpy()]))
     drawable = here.filter("drawable").sort("image_index", maintain_order=True)
@@ -105,6 +107,12 @@ def make_sheet(run: Run, decisions: Mapping[str, Decision], images: str = "open"
     return Sheet(table.filter(pl.Series(chosen)), boxes, run.dataset.categories, here.height - boxes.height)
 
 
+def select_issues(run: Run, sheet: Sheet) -> pl.DataFrame:
+    """The run's issues in the images of a sheet, decided or not."""
+    here = mark_images(sheet.images, run.dataset.image_count)[find_twins(run.dataset).image]
+    return run.issues.filter(pl.Series(here[run.issues["image_index"].to_numpy().astype(np.int64)]))
+
+
 def mark_images(rows: pl.DataFrame, count: int) -> Mask:
     """The images that a table's rows lie in: (count,)."""
     mask = np.zeros(count, bool)
@@ -115,47 +123,55 @@ def mark_images(rows: pl.DataFrame, count: int) -> Mask:
 def stand(run: Run, decisions: Mapping[str, Decision]) -> pl.DataFrame:
     """Every box that a run knows and how it stands, one row an annotation, an overlooked object and a box that people added.
 
-    image_index; box_id; issue (the name under which it is decided); issue_id (null without an issue); kind: given, overlooked, added;
-    annotation (position) and annotation_id; verdict (null: undecided); open (an issue that is undecided); present (to be drawn: it
-    is, or may be, an object); drawable; category and x1 y1 x2 y2: as decided, or as annotated or suggested; was_category and was_x1 ..:
-    as the source has them (null for what is not annotated); other: an accepted decision about the same annotation under another name.
+    What the labels are to be by these decisions is for `find_changes` to say, here as where they are applied. image_index; box_id; issue
+    (the name under which it is decided), issues (the listed ones about it) and issue_id (the first of these, or null); kind: given,
+    overlooked, added; annotation (position) and annotation_id; verdict (on its first issue; null: undecided); open (an issue about it is
+    undecided); changed (it is to be another than in the source); present (to be drawn: it is, or may be, an object); drawable; category
+    and x1 y1 x2 y2: as it is to be, or as annotated or suggested; was_category and was_x1 ..: as the source has them (null for what is
+    not annotated). A picture that two splits list stands once, as the first of its images, with the issues of all.
     """
-    given, overlooked = _given(run), _overlooked(run)
-    made = _decisions_as_table(run, decisions, set(run.issues["issue_id"].to_list()))
-    theirs = made.filter(~pl.col("on_issue"), pl.col("annotation_id").is_not_null())
-    key = given.select("image_index", "annotation", annotation_id=pl.col("annotation_id").cast(pl.String))
-    by_hand = theirs.join(key, on=["image_index", "annotation_id"], how="inner").unique("annotation", keep="last", maintain_order=True)
-    added = made.filter(~pl.col("on_issue"), pl.col("annotation_id").is_null())
-    on_issue = made.filter("on_issue").select("issue", "verdict", "decided", *(f"decided_{side}" for side in SIDES))
-    listed = pl.concat([given, overlooked], how="diagonal_relaxed").join(on_issue, on="issue", how="left", maintain_order="left")
-    by_other = [pl.col(name).alias(f"o_{name}") for name in ("verdict", "decided", *DECIDED)]
-    other = by_hand.select("annotation", pl.col("issue").alias("other"), *by_other)
-    listed = listed.join(other, on="annotation", how="left", maintain_order="left")
-    no_issue, o_accepts = pl.col("issue_id").is_null(), pl.col("o_verdict") == "accept"
-    takes = (no_issue & pl.col("o_verdict").is_not_null()) | ((pl.col("verdict").fill_null("") != "accept") & o_accepts.fill_null(False))
-    listed = listed.with_columns(
-        open=~no_issue & ~pl.col("verdict").is_in(SETTLED).fill_null(False),
-        issue=pl.when(no_issue).then(pl.coalesce("other", "issue")).otherwise("issue"),
-        verdict=pl.when(no_issue).then("o_verdict").otherwise("verdict"),
-        other=pl.when(~no_issue & o_accepts).then("other"),
-        accepted=(pl.col("verdict") == "accept").fill_null(False) | takes & o_accepts.fill_null(False),
-        **{name: pl.when(takes).then(f"o_{name}").otherwise(name) for name in ("decided", *DECIDED)},
+    twins = find_twins(run.dataset)
+    issues = _place_issues(run, decisions, twins)
+    overlooked = _overlooked(run, issues)
+    name_of = dict(overlooked.select("issues", "issue").explode("issues").iter_rows())
+    changes = _tabulate(run, find_changes(run.dataset, run.issues, decisions).all, twins, name_of)
+    of_annotations = changes.filter(pl.col("annotation").is_not_null()).unique("annotation", keep="last", maintain_order=True)
+    of_others = changes.filter(pl.col("annotation").is_null()).unique("name", keep="last", maintain_order=True)
+    given = _given(run, issues, twins).join(
+        of_annotations.select("annotation", "name", "changed", *TO), on="annotation", how="left", maintain_order="left"
     )
-    rows = pl.concat([listed, _added(added)], how="diagonal_relaxed")
-    accepted, has = pl.col("accepted"), pl.col("decided").is_not_null()
-    kind = pl.col("kind")
-    present = pl.when(accepted).then(has).when(kind == "given").then(True).when(kind == "overlooked").then("open").otherwise(False)
-    rows = rows.with_columns(
-        present=present,
-        category=pl.when(accepted & has).then("decided").otherwise("category"),
-        **{side: pl.when(accepted & has).then(f"decided_{side}").otherwise(side) for side in SIDES},
-    ).with_columns(pl.when("open").then(name).alias(name) for name in ISSUE_WORDS)
-    return rows.with_columns(drawable=pl.Series(find_drawable(rows, run.dataset.sizes))).drop(
-        "accepted", *(name for name in rows.columns if name.startswith(("o_", "decided")))
+    listed = overlooked.join(of_others.select("changed", *TO, issue="name"), on="issue", how="left", maintain_order="left")
+    rows = pl.concat(
+        [given, listed, _added(of_others.join(overlooked, left_on="name", right_on="issue", how="anti"))], how="diagonal_relaxed"
     )
+    is_there = pl.col("changed") & pl.col("to_category").is_not_null()
+    rows = rows.with_columns(pl.col("open", "changed").fill_null(False)).with_columns(
+        present=pl.when("changed").then(is_there).when(pl.col("kind") == "given").then(True).otherwise("open"),
+        issue=pl.coalesce("issue_id", "name", "issue"),
+        **{name: pl.when(is_there).then(to).otherwise(name) for name, to in zip(("category", *SIDES), TO, strict=True)},
+    )
+    return rows.with_columns(drawable=pl.Series(find_drawable(rows, run.dataset.sizes))).drop("name", *TO)
 
 
-DECIDED = tuple(f"decided_{side}" for side in SIDES)
+@dataclass(frozen=True)
+class Twins:
+    """For each image and each annotation the first one that is the same in the source, mostly itself: (N,), (n,) positions."""
+
+    image: Ints
+    annotation: Ints
+
+
+def find_twins(dataset: Dataset) -> Twins:
+    """The images that are one picture with one label file, as where two splits list it, and so have the same annotations."""
+    count = dataset.image_count
+    place = [pl.col("path"), pl.col("label_path")]
+    images = dataset.images.select(*place, index=pl.int_range(count, dtype=pl.Int64))
+    known = pl.all_horizontal(column.is_not_null() for column in place)
+    image: Ints = images.select(pl.when(known).then(pl.col("index").min().over(place)).otherwise("index")).to_series().to_numpy()
+    boxes = pl.DataFrame(
+        {"image": image[dataset.annotations.image_index], "row": dataset.source_rows, "index": np.arange(len(dataset.annotations))}
+    )
+    return Twins(image, boxes.select(pl.col("index").min().over("image", "row")).to_series().to_numpy())
 
 
 def find_drawable(rows: pl.DataFrame, sizes: Floats) -> Mask:
@@ -166,7 +182,32 @@ def find_drawable(rows: pl.DataFrame, sizes: Floats) -> Mask:
     return drawable
 
 
-def _given(run: Run) -> pl.DataFrame:
+def _place_issues(run: Run, decisions: Mapping[str, Decision], twins: Twins) -> pl.DataFrame:
+    """The run's issues with their verdict, whether they are open, and what they say; at the first of the images that are the same."""
+    verdicts = [one.verdict if (one := decisions.get(issue)) is not None else None for issue in run.issues["issue_id"].to_list()]
+    first = pl.DataFrame({"annotation": np.arange(len(twins.annotation)), "first": twins.annotation})
+    at = twins.image[run.issues["image_index"].to_numpy().astype(np.int64)]
+    placed = run.issues.with_columns(
+        pl.col("annotation").cast(pl.Int64),
+        image_index=pl.Series(at, dtype=pl.Int64),
+        verdict=pl.Series(verdicts, dtype=pl.String),
+        suggestion=_suggestion(),
+    ).join(first, on="annotation", how="left", maintain_order="left")
+    return placed.with_columns(annotation="first", open=~pl.col("verdict").is_in(SETTLED).fill_null(False))
+
+
+def _gather(issues: pl.DataFrame, keys: list[str]) -> pl.DataFrame:
+    """One row for all issues about the same thing: the words of the first that is open."""
+    return issues.group_by(keys, maintain_order=True).agg(
+        pl.col("issue_id").first(),
+        pl.col("verdict").first(),
+        pl.col("open").any(),
+        pl.col(ISSUE_WORDS).filter("open").first(),
+        issues="issue_id",
+    )
+
+
+def _given(run: Run, issues: pl.DataFrame, twins: Twins) -> pl.DataFrame:
     boxes = run.dataset.annotations
     n = len(boxes)
     ids = pl.Series("annotation_id", np.arange(n) if boxes.annotation_id is None else boxes.annotation_id.tolist(), strict=False)
@@ -178,6 +219,7 @@ def _given(run: Run) -> pl.DataFrame:
             "annotation": np.arange(n),
             "annotation_id": ids,
             "box_id": box_id,
+            "issue": "box-" + box_id,
             "kind": pl.repeat("given", n, eager=True),
             "is_crowd": np.zeros(n, bool) if boxes.is_crowd is None else boxes.is_crowd,
             "category": boxes.category,
@@ -185,46 +227,35 @@ def _given(run: Run) -> pl.DataFrame:
             "was_category": boxes.category,
             **{f"was_{side}": column for side, column in corners.items()},
         }
-    )
-    about = run.issues.filter(pl.col("annotation").is_not_null()).unique("annotation", keep="first", maintain_order=True)
-    words = about.select("annotation", "issue_id", "issue_type", "probability", "reason", suggestion=_suggestion())
-    joined = table.join(words, on="annotation", how="left", maintain_order="left")
-    return joined.with_columns(issue=pl.coalesce("issue_id", "box-" + pl.col("box_id")))
+    ).filter(pl.Series(twins.annotation == np.arange(n)))
+    about = _gather(issues.filter(pl.col("annotation").is_not_null()), ["annotation"])
+    return table.join(about, on="annotation", how="left", maintain_order="left")
 
 
-def _overlooked(run: Run) -> pl.DataFrame:
+def _overlooked(run: Run, issues: pl.DataFrame) -> pl.DataFrame:
+    """The objects that nobody annotated; what is overlooked at the same place in images that are the same is one."""
     number_of = {name: i for i, name in enumerate(run.dataset.categories)}
-    missing = run.issues.filter(pl.col("annotation").is_null())
-    return missing.select(
+    missing = issues.filter(pl.col("annotation").is_null()).select(
         "image_index",
-        "issue_id",
-        "issue_type",
-        "probability",
-        "reason",
-        box_id="issue-" + pl.col("issue_id"),
-        issue="issue_id",
-        kind=pl.lit("overlooked"),
-        is_crowd=pl.lit(False),
+        *("issue_id", "verdict", "open", *ISSUE_WORDS),
         category=pl.col("suggested_category").replace_strict(number_of, return_dtype=pl.Int64, default=None),
-        suggestion=_suggestion(),
         **{side: pl.col(f"suggested_{side}").cast(pl.Float64) for side in SIDES},
     )
+    return _gather(missing, ["image_index", "category", *SIDES]).with_columns(
+        box_id="issue-" + pl.col("issue_id"), issue="issue_id", kind=pl.lit("overlooked"), is_crowd=pl.lit(False)
+    )
 
 
-def _added(rows: pl.DataFrame) -> pl.DataFrame:
-    return rows.select(
-        "image_index",
-        "issue",
-        "verdict",
-        "decided",
-        *DECIDED,
-        box_id="issue",
+def _added(changes: pl.DataFrame) -> pl.DataFrame:
+    nothing = {side: pl.lit(None, dtype=pl.Float64) for side in SIDES}
+    return changes.select(
+        *("image_index", "name", "changed", *TO),
+        box_id="name",
+        issue="name",
         kind=pl.lit("added"),
         is_crowd=pl.lit(False),
-        open=pl.lit(False),
-        accepted=pl.col("verdict") == "accept",
         category=pl.lit(None, dtype=pl.Int64),
-        **{side: pl.lit(None, dtype=pl.Float64) for side in SIDES},
+        **nothing,
     )
 
 
@@ -245,25 +276,22 @@ def _suggestion() -> pl.Expr:
     )
 
 
-def _decisions_as_table(run: Run, decisions: Mapping[str, Decision], issue_ids: set[str]) -> pl.DataFrame:
-    """Decisions about the run's issues and about boxes (`box-`), one row each; those about anything else are strangers and left out."""
-    row_of = {str(image_id): i for i, image_id in reversed(list(enumerate(run.dataset.images["image_id"].to_list())))}
+def _tabulate(run: Run, changes: Sequence[Change], twins: Twins, name_of: Mapping[str, str]) -> pl.DataFrame:
+    """Changes at the first of the images that are the same. name: the decision's, or where an object was overlooked that of its row."""
     number_of = {name: i for i, name in enumerate(run.dataset.categories)}
-    known = [d for d in decisions.values() if d.issue in issue_ids or (d.issue.startswith("box-") and str(d.image_id) in row_of)]
-    odd = next((d for d in known if d.category is not None and d.category not in number_of), None)
-    if odd is not None:
-        raise DatasetError(f"decision on {odd.issue}: category '{odd.category}' is not in the data set; choose one that is")
-    corners = [d.xyxy or (None,) * 4 for d in known]
-    table = {
-        "issue": pl.Series([d.issue for d in known], dtype=pl.String),
-        "on_issue": pl.Series([d.issue in issue_ids for d in known], dtype=pl.Boolean),
-        "verdict": pl.Series([d.verdict for d in known], dtype=pl.String),
-        "image_index": pl.Series([row_of.get(str(d.image_id), -1) for d in known], dtype=pl.Int64),
-        "annotation_id": pl.Series([None if d.annotation_id is None else str(d.annotation_id) for d in known], dtype=pl.String),
-        "decided": pl.Series([None if d.category is None else number_of[d.category] for d in known], dtype=pl.Int64),
-    }
-    sides = {f"decided_{side}": pl.Series([box[i] for box in corners], dtype=pl.Float64) for i, side in enumerate(SIDES)}
-    return pl.DataFrame(table | sides)
+    after = [change.after for change in changes]
+    annotations = [None if change.annotation is None else int(twins.annotation[change.annotation]) for change in changes]
+    corners = [(None,) * 4 if box is None else box.xyxy for box in after]
+    return pl.DataFrame(
+        {
+            "image_index": pl.Series([int(twins.image[change.image_index]) for change in changes], dtype=pl.Int64),
+            "annotation": pl.Series(annotations, dtype=pl.Int64),
+            "name": pl.Series([name_of.get(change.issue, change.issue) for change in changes], dtype=pl.String),
+            "changed": pl.repeat(True, len(changes), dtype=pl.Boolean, eager=True),
+            TO[0]: pl.Series([None if box is None else number_of[box.category] for box in after], dtype=pl.Int64),
+            **{name: pl.Series([box[i] for box in corners], dtype=pl.Float64) for i, name in enumerate(TO[1:])},
+        }
+    )
 
 
 def name_annotations(ids: pl.Series) -> pl.Series:

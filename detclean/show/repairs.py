@@ -53,6 +53,8 @@ def print_imported(result: ImportResult, run: str | Path) -> None:
         f"new {'box' if result.new_boxes == 1 else 'boxes'} that no issue names": result.new_boxes,
         "other annotations changed": result.changed_elsewhere,
         "decisions known already": result.known,
+        "of the rejected are in images that came back just as they went out: was somebody there?": result.unchanged_rejected,
+        "of the accepted are in such images": result.unchanged_accepted,
         "images that nobody finished": result.untouched,
         "images of another data set": result.unknown,
     }
