@@ -1,4 +1,4 @@
-"""A finished run with an issue of every kind that a review can meet, and a server for it."""
+"""A finished run with an issue of every kind that a review can meet, a server for it, and hands for its page."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import orjson
 import polars as pl
 import pytest
 from finished import finish_run
+from playwright.sync_api import Page
 from starlette.testclient import TestClient
 
 from detclean.review.app import make_app, make_server
@@ -23,6 +24,7 @@ from detclean.runfolder import Run, identify_issues, open_run
 OVERLOOKED_IN = 13  # the image of the planted duplicate, so that one image has two issues
 HERE = "http://127.0.0.1"
 HOSTILE = "<img src=x onerror=alert(1)>"
+SHOWN = "before => document.body.dataset.shown !== undefined && document.body.dataset.shown !== before"
 MISSING = (2.5, 3.0, 22.0, 25.25)
 
 
@@ -105,3 +107,42 @@ def lines(folder: Path) -> list[dict[str, Any]]:
 
 def position_of(run: Run, kind: str) -> int:
     return run.issues["issue_type"].to_list().index(kind)
+
+
+@pytest.fixture
+def address(run: Run) -> Iterator[str]:
+    with served(run) as url:
+        yield url
+
+
+def go(page: Page, address: str) -> None:
+    page.goto(address)
+    page.wait_for_function(SHOWN, arg=None)
+
+
+def shown(page: Page) -> str:
+    return str(page.evaluate("document.body.dataset.shown"))
+
+
+def press(page: Page, key: str) -> None:
+    """A key that leads to another screen."""
+    before = shown(page)
+    page.keyboard.press(key)
+    page.wait_for_function(SHOWN, arg=before)
+
+
+def on_screen(page: Page, x: float, y: float) -> tuple[float, float]:
+    """Where a pixel of the picture is on the page."""
+    scale, left, top = (float(value) for value in page.locator("#canvas").get_attribute("data-view").split())  # type: ignore[union-attr]
+    place = page.locator("#canvas").bounding_box()
+    assert place is not None
+    return place["x"] + (x - left) * scale, place["y"] + (y - top) * scale
+
+
+def drag(page: Page, start: tuple[float, float], end: tuple[float, float]) -> None:
+    page.mouse.move(*on_screen(page, *start))
+    page.mouse.down()
+    middle = [(a + b) / 2 for a, b in zip(start, end, strict=True)]
+    page.mouse.move(*on_screen(page, *middle))
+    page.mouse.move(*on_screen(page, *end))
+    page.mouse.up()

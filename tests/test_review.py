@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from starlette.testclient import TestClient
 from detclean.edit.decisions import Decision, DecisionLog, read_decisions
 from detclean.errors import DatasetError
 from detclean.review.queue import find_matches, read_filters, sort_positions
+from detclean.review.screen import find_nearest
 from detclean.review.session import Session, propose_target, turn_upright
 from detclean.runfolder import Run
 
@@ -107,12 +109,20 @@ def test_what_is_no_decision_is_refused_with_a_word(client: TestClient, run: Run
     assert lines(run.folder) == []
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b'{"issue": NaN}', b"{" + b" " * 70_000 + b"}"])
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b'{"issue": NaN}'])
 def test_what_is_no_json_is_refused(client: TestClient, run: Run, content: bytes) -> None:
     for path in ("/api/decide", "/api/box", "/api/undo"):
         answer = client.post(path, content=content, headers={"content-type": "application/json"})
         assert answer.status_code == 400
         assert answer.json()["error"]
+    assert lines(run.folder) == []
+
+
+def test_what_is_too_long_is_not_looked_at(client: TestClient, run: Run) -> None:
+    for path in ("/api/decide", "/api/box", "/api/undo"):
+        answer = client.post(path, content=b"{" + b" " * 70_000 + b"}", headers={"content-type": "application/json"})
+        assert answer.status_code == 413
+        assert "65536 bytes" in answer.text
     assert lines(run.folder) == []
 
 
@@ -188,48 +198,6 @@ def test_a_box_that_the_person_adds_and_takes_away(client: TestClient, run: Run)
         assert client.post("/api/box", json=body).status_code == 400
 
 
-def test_decisions_that_came_from_elsewhere_are_seen(client: TestClient, run: Run) -> None:
-    row = run.issues.row(0, named=True)
-    record = Decision(row["issue_id"], "reject", row["image_id"], row["annotation_id"], by="cvat")
-    unknown = Decision("another-run", "accept", "nowhere"), Decision("box-" + "0" * 32, "accept", "nowhere", None, "x", (0, 0, 1, 1))
-    DecisionLog(run.folder).append([record, *unknown])
-    assert client.get("/api/issue/0").json()["decision"]["by"] == "cvat"
-    assert client.get("/api/queue").json()["counts"]["reject"] == 1
-    assert client.get("/api/changes?since=0").json()["version"] == 3
-
-
-def test_a_torn_last_line_costs_nothing(run: Run, folder: Path) -> None:
-    first, second = run.issues["issue_id"][:2]
-    decide(open_client(run), first, "accept")
-    with open(folder / "decisions.jsonl", "ab") as f:
-        f.write(b'{"issue": "' + second.encode() + b'", "verd')
-    client = open_client(open_reviewed(folder))
-    assert client.get("/api/queue").json()["version"] == 1
-    assert decide(client, second, "hard").status_code == 200
-    assert [line["verdict"] for line in lines(folder)] == ["accept", "hard"]
-
-
-def test_a_damaged_file_is_named_before_and_while_it_is_served(run: Run, folder: Path) -> None:
-    client = open_client(run)
-    (folder / "decisions.jsonl").write_bytes(b"what?\n")
-    with pytest.raises(DatasetError, match=r"decisions\.jsonl:1"):
-        open_client(open_reviewed(folder))
-    answer = decide(client, run.issues["issue_id"][0], "accept")
-    assert answer.status_code == 500
-    assert "decisions.jsonl:1" in answer.json()["error"]
-
-
-def test_a_disk_that_takes_nothing_is_said(client: TestClient, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(log: DecisionLog, decisions: object) -> None:
-        raise OSError(28, "No space left on device", str(log.path))
-
-    monkeypatch.setattr(DecisionLog, "append", full)
-    answer = decide(client, run.issues["issue_id"][0], "accept")
-    assert answer.status_code == 500
-    assert "not kept: No space left" in answer.json()["error"]
-    assert client.get("/api/queue").json()["counts"]["accept"] == 0
-
-
 def test_a_screen_holds_the_issue_and_what_is_around_it(client: TestClient, run: Run) -> None:
     position = position_of(run, "swap")
     row = run.issues.row(position, named=True)
@@ -246,6 +214,30 @@ def test_a_screen_holds_the_issue_and_what_is_around_it(client: TestClient, run:
     assert (screen["picture"]["width"], screen["picture"]["height"]) == (image["width"], image["height"])
     assert client.get(screen["picture"]["address"]).content == Path(image["path"]).read_bytes()
     assert client.get("/api/issue/9999").status_code == 404
+
+
+def test_of_a_dense_picture_the_nearest_boxes_are_shown(client: TestClient, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = np.arange(10.0) * 20
+    boxes = np.stack([row, row * 0, row + 10, row * 0 + 10], axis=1)
+    boxes[5] = boxes[5][[2, 3, 0, 1]]  # inverted
+    boxes[0] = (0, 0, 200, 200)  # everywhere
+    boxes[7] = np.nan
+    assert find_nearest(boxes, (141, 2, 149, 8), 4).tolist() == [0, 5, 6, 8]
+    assert find_nearest(boxes, None, 2).tolist() == [0, 1]
+    assert find_nearest(boxes[:3], (0, 0, 1, 1), 4).tolist() == [0, 1, 2]
+    position = position_of(run, "overlooked")
+    every = client.get(f"/api/issue/{position}").json()
+    x1, y1, x2, y2 = every["proposed"]["xyxy"]
+
+    def gap(near: dict[str, Any]) -> float:
+        left, top, right, bottom = near["xyxy"]
+        return float(np.hypot(max(left - x2, x1 - right, 0), max(top - y2, y1 - bottom, 0)))
+
+    gaps = [gap(near) for near in every["neighbours"] if near["given"]]
+    assert len(set(gaps)) > 1
+    monkeypatch.setattr("detclean.review.screen.MOST_NEIGHBOURS", 1)
+    shown = client.get(f"/api/issue/{position}").json()["neighbours"]
+    assert [gap(near) for near in shown if near["given"]] == [min(gaps)]
 
 
 def test_what_was_decided_about_neighbours_is_shown(client: TestClient, run: Run) -> None:

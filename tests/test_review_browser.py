@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -15,53 +14,29 @@ import pytest
 from browser import SHOTS, open_page
 from finished import finish_digits
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect
-from reviewed import HOSTILE, MISSING, finished, folder, lines, open_reviewed, position_of, run, served
+from playwright.sync_api import Browser, expect
+from reviewed import (
+    HOSTILE,
+    MISSING,
+    SHOWN,
+    address,
+    drag,
+    finished,
+    folder,
+    go,
+    lines,
+    open_reviewed,
+    position_of,
+    press,
+    run,
+    served,
+    shown,
+)
 
 from detclean.edit.decisions import read_decisions
 from detclean.runfolder import Run, open_run
 
-SHOWN = "before => document.body.dataset.shown !== undefined && document.body.dataset.shown !== before"
 WORST_CATEGORY = f"{HOSTILE}<script>alert(2)</script>"
-
-
-@pytest.fixture
-def address(run: Run) -> Iterator[str]:
-    with served(run) as url:
-        yield url
-
-
-def go(page: Page, address: str) -> None:
-    page.goto(address)
-    page.wait_for_function(SHOWN, arg=None)
-
-
-def shown(page: Page) -> str:
-    return str(page.evaluate("document.body.dataset.shown"))
-
-
-def press(page: Page, key: str) -> None:
-    """A key that leads to another screen."""
-    before = shown(page)
-    page.keyboard.press(key)
-    page.wait_for_function(SHOWN, arg=before)
-
-
-def on_screen(page: Page, x: float, y: float) -> tuple[float, float]:
-    """Where a pixel of the picture is on the page."""
-    scale, left, top = (float(value) for value in page.locator("#canvas").get_attribute("data-view").split())  # type: ignore[union-attr]
-    place = page.locator("#canvas").bounding_box()
-    assert place is not None
-    return place["x"] + (x - left) * scale, place["y"] + (y - top) * scale
-
-
-def drag(page: Page, start: tuple[float, float], end: tuple[float, float]) -> None:
-    page.mouse.move(*on_screen(page, *start))
-    page.mouse.down()
-    middle = [(a + b) / 2 for a, b in zip(start, end, strict=True)]
-    page.mouse.move(*on_screen(page, *middle))
-    page.mouse.move(*on_screen(page, *end))
-    page.mouse.up()
 
 
 def test_a_whole_review_by_keyboard(browser: Browser, run: Run, address: str) -> None:
@@ -87,25 +62,6 @@ def test_a_whole_review_by_keyboard(browser: Browser, run: Run, address: str) ->
     expect(page.locator("#endtitle")).to_have_text("All issues are decided")
     expect(page.locator("#endcommand")).to_contain_text("python -m detclean apply")
     assert len(lines(run.folder)) == run.issues.height
-    assert wrong == []
-
-
-def test_keys_pressed_faster_than_the_server_answers_are_neither_lost_nor_doubled(browser: Browser, run: Run, address: str) -> None:
-    page, wrong = open_page(browser)
-    page.route("**/api/decide*", lambda route: (page.wait_for_timeout(60), route.continue_()))
-    go(page, address)
-    for key in "rrhs":
-        page.keyboard.press(key)
-    page.wait_for_function("() => document.body.dataset.shown === '4'")
-    assert [(line["issue"], line["verdict"]) for line in lines(run.folder)] == list(
-        zip(run.issues["issue_id"], ("reject", "reject", "hard", "skip"), strict=False)
-    )
-    page.keyboard.down("r")
-    for _ in range(5):
-        page.keyboard.down("r")  # held: the browser repeats it
-    page.keyboard.up("r")
-    page.wait_for_timeout(300)
-    assert len(lines(run.folder)) == 5
     assert wrong == []
 
 

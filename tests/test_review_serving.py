@@ -22,8 +22,8 @@ from reviewed import HERE, HOSTILE, client, decide, finished, folder, lines, ope
 from starlette.testclient import TestClient
 
 from detclean.errors import ConfigError
-from detclean.review.app import make_server, open_socket
-from detclean.review.guard import POLICY, is_loopback
+from detclean.review.app import make_app, make_server, open_socket
+from detclean.review.guard import POLICY, Rules, is_loopback
 from detclean.review.pictures import read_picture
 from detclean.runfolder import Run
 
@@ -124,10 +124,30 @@ def test_this_machines_own_names_are_served(client: TestClient, host: str) -> No
 
 
 @pytest.mark.parametrize(
+    ("host", "name", "served_so"),
+    [
+        ("127.0.0.2", "127.0.0.2:8377", True),
+        ("127.0.0.2", "127.0.0.3:8377", False),
+        ("127.0.0.1", "127.0.0.2:8377", False),
+        ("::1", "[::1]:8377", True),
+    ],
+)
+def test_the_address_listened_on_is_a_name_of_this_machine(run: Run, host: str, name: str, served_so: bool) -> None:
+    client = TestClient(make_app(run, Rules(None, "detclean-1", host)), base_url=HERE)
+    assert client.get("/api/queue", headers={"host": name}).status_code == (200 if served_so else 403)
+
+
+def test_another_loopback_address_can_be_listened_on(run: Run) -> None:
+    with served(run, host="127.0.0.2") as address, urllib.request.urlopen(address, timeout=20) as page:
+        assert b"detclean review" in page.read()
+
+
+@pytest.mark.parametrize(
     "headers",
     [
         {"origin": "http://evil.example"},
         {"origin": "null"},
+        {"origin": "http://["},
         {"origin": "http://127.0.0.1:9999"},
         {"sec-fetch-site": "cross-site"},
         {"sec-fetch-site": "same-site"},

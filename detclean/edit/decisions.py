@@ -19,6 +19,7 @@ Box = tuple[float, float, float, float]
 
 FILE_NAME = "decisions.jsonl"
 VERDICTS = get_args(Verdict)
+HEAD = 512  # bytes by which a file is known again
 LONGEST_LINE = 1 << 16  # bytes, far above any decision
 
 
@@ -57,7 +58,7 @@ class DecisionLog:
         self.latest: dict[str, Decision] = {}
         self._read = 0  # bytes
         self._lines = 0
-        self._file = 0  # inode
+        self._file, self._head = 0, b""  # inode, which another file may get, and how the file begins
         self._open = False  # whether the last line had no end
 
     def refresh(self) -> list[Decision]:
@@ -69,11 +70,11 @@ class DecisionLog:
         try:
             with open(self.path, "rb") as f:
                 state = os.fstat(f.fileno())
-                self._require_same(state.st_ino, state.st_size)
+                self._require_same(state.st_ino, state.st_size, f.read(len(self._head)))
                 f.seek(self._read)
                 content = f.read()
         except FileNotFoundError:
-            self._require_same(0, 0)
+            self._require_same(0, 0, b"")
             return []
         whole = content[: content.rfind(b"\n") + 1]
         if _is_decision(content[len(whole) :]):
@@ -85,6 +86,7 @@ class DecisionLog:
                 new.append(parse_decision(line, f"{self.path}:{lines}"))
             elif lines == self._lines + 1 and self._open:
                 lines -= 1  # the end of the line that was read without it
+        self._head = self._head or whole[:HEAD]
         self._file, self._read, self._lines = state.st_ino, self._read + len(whole), lines
         if whole:
             self._open = not whole.endswith(b"\n")
@@ -93,8 +95,8 @@ class DecisionLog:
             self.latest[decision.issue] = decision
         return new
 
-    def _require_same(self, file: int, size: int) -> None:
-        if self._read and (file != self._file or size < self._read):
+    def _require_same(self, file: int, size: int, head: bytes) -> None:
+        if self._read and (file != self._file or size < self._read or head != self._head):
             raise DatasetError(f"{self.path}: was replaced or cut while it was in use; start again, decisions in it are read anew")
 
     def append(self, decisions: Sequence[Decision]) -> None:

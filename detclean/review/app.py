@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import Route
@@ -24,7 +25,7 @@ from detclean.review.guard import Rules, guard, is_loopback
 from detclean.review.pictures import read_picture
 from detclean.review.queue import WANTED, read_filters
 from detclean.review.screen import Screens
-from detclean.review.session import Answer, Session
+from detclean.review.session import Answer, KeptUnreadError, Session
 from detclean.runfolder import Run
 from detclean.show.words import TYPES
 
@@ -123,7 +124,7 @@ def make_app(run: Run, rules: Rules) -> ASGIApp:
         Route("/api/box", change_with(session.add_box), methods=["POST"]),
         Route("/api/undo", change_with(session.undo), methods=["POST"]),
     ]
-    handlers: Any = {ValueError: _refuse, DatasetError: _fail, OSError: _fail}
+    handlers: Any = {ValueError: _refuse, DatasetError: _fail, OSError: _fail, KeptUnreadError: _warn}
     return guard(Starlette(routes=routes, exception_handlers=handlers), rules)
 
 
@@ -141,12 +142,12 @@ def as_json(content: dict[str, Any], status: int = 200) -> Response:
 
 
 async def read_body(request: Request) -> dict[str, Any]:
-    """The JSON object that a window sent. Raises ValueError."""
+    """The JSON object that a window sent. Raises ValueError, and HTTPException where it is too long to be looked at."""
     content = b""
     async for part in request.stream():
         content += part
         if len(content) > LONGEST_BODY:
-            raise ValueError(f"the request is longer than {LONGEST_BODY} bytes")
+            raise HTTPException(413, f"the request is longer than {LONGEST_BODY} bytes")
     try:
         body = orjson.loads(content)
     except ValueError:
@@ -163,7 +164,11 @@ def _refuse(request: Request, error: Exception) -> Response:
 def _fail(request: Request, error: Exception) -> Response:
     """The decisions cannot be read or kept: the person must know, and the app goes on."""
     words = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) and error.strerror else str(error)
-    return as_json({"error": f"not kept: {words}"}, 500)
+    return as_json({"error": f"not kept: {words}" if request.method == "POST" else words}, 500)
+
+
+def _warn(request: Request, error: Exception) -> Response:
+    return as_json({"error": str(error)}, 500)
 
 
 def make_server(
@@ -179,7 +184,7 @@ def make_server(
         token = secrets.token_urlsafe(24)
     listener = open_socket(host, port)
     port = listener.getsockname()[1]
-    app = make_app(run, Rules(token, f"detclean-{port}"))
+    app = make_app(run, Rules(token, f"detclean-{port}", host))
     config = uvicorn.Config(
         app,
         http="h11",

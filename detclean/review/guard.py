@@ -32,10 +32,17 @@ WELCOME = '<!doctype html><meta charset="utf-8"><meta http-equiv="refresh" conte
 
 @dataclass(frozen=True)
 class Rules:
-    """token: what a visitor must bring; None where only this machine is listened to. cookie: the name under which a browser keeps it."""
+    """token: what a visitor must bring; None where only this machine is listened to. cookie: the name under which a browser keeps it.
+    host: the address that is listened on, which is one of this machine's names."""
 
     token: str | None
     cookie: str
+    host: str = "127.0.0.1"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What a Host header may say where there is no token."""
+        return (*LOCAL_NAMES, f"[{self.host}]" if ":" in self.host else self.host.lower())
 
 
 def is_loopback(host: str) -> bool:
@@ -72,7 +79,7 @@ def judge(scope: Any, rules: Rules) -> Response | None:
     """What a request gets instead of an answer; None where it may pass."""
     headers = Headers(scope=scope)
     host = headers.get("host", "")
-    if rules.token is None and _name_of(host) not in LOCAL_NAMES:
+    if rules.token is None and _name_of(host) not in rules.names:
         return PlainTextResponse("this host name is not served here; open the address that detclean printed", 403)
     if scope["method"] not in ("GET", "HEAD") and (problem := _find_foreign(headers, host)):
         return PlainTextResponse(problem, 403)
@@ -91,13 +98,21 @@ def judge(scope: Any, rules: Rules) -> Response | None:
 def _find_foreign(headers: Headers, host: str) -> str | None:
     """Why a request that changes something may come from another site's page; None where it may not."""
     origin, site = headers.get("origin"), headers.get("sec-fetch-site")
-    if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+    if origin is not None and _place_of(origin) != host.lower():
         return "this comes from another site"
     if site is not None and site not in ("same-origin", "none"):
         return "this comes from another site"
     if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         return "this is not JSON"  # a form of another site's page can be sent without being asked, JSON cannot
     return None
+
+
+def _place_of(origin: str) -> str | None:
+    """Host and port of an Origin header; None where it is none."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return None
 
 
 def _name_of(host: str) -> str:

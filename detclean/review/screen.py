@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from detclean.boxes import Ints
+from detclean.boxes import Floats, Ints, Mask
 from detclean.dataset import Dataset
-from detclean.edit.decisions import Decision
-from detclean.review.session import Session, count_confusions, propose_target, read_corners, turn_upright
+from detclean.edit.decisions import Box, Decision
+from detclean.review.session import SIDES, Session, count_confusions, propose_target, read_corners, turn_upright
 from detclean.show.words import TYPES, say_likeliness
 
 LIKELY = 9  # categories, one a digit
@@ -25,11 +25,13 @@ class Screens:
         self.session = session
         dataset, issues = session.run.dataset, session.issues
         self._edges = np.searchsorted(dataset.annotations.image_index, np.arange(dataset.image_count + 1))
-        self._by_image = np.argsort(session.image_index, kind="stable")
-        self._issue_edges = np.searchsorted(session.image_index[self._by_image], np.arange(dataset.image_count + 1))
         self._issue_of = np.full(len(dataset.annotations), -1, np.int64)  # of each annotation
-        about = issues["annotation"].is_not_null().to_numpy()
+        about: Mask = issues["annotation"].is_not_null().to_numpy()
         self._issue_of[issues["annotation"].drop_nulls().to_numpy()] = np.flatnonzero(about)
+        missing = np.flatnonzero(~about)
+        self._missing: Ints = missing[np.argsort(session.image_index[missing], kind="stable")]  # issues about overlooked objects, by image
+        self._missing_edges = np.searchsorted(session.image_index[self._missing], np.arange(dataset.image_count + 1))
+        self._missing_xyxy: Floats = issues.select(f"suggested_{side}" for side in SIDES).to_numpy().astype(np.float64)[self._missing]
         self._confused = count_confusions(issues)
         self._frequent = order_by_frequency(dataset)
 
@@ -53,7 +55,7 @@ class Screens:
                 "picture": self.describe_picture(image),
                 "given": _describe_box(given, read_corners(row, "")),
                 "proposed": self._describe_proposal(row),
-                "neighbours": self._describe_neighbours(image, position),
+                "neighbours": self._describe_neighbours(image, position, read_corners(row, "") or read_corners(row, "suggested_")),
                 "added": self.describe_added(image),
                 "likely": self._likely(given, suggested),
             }
@@ -77,13 +79,13 @@ class Screens:
             return None
         return {"category": category, "xyxy": xyxy}
 
-    def _describe_neighbours(self, image: int, position: int) -> list[dict[str, Any]]:
-        """The other annotations of an image, and the other objects that are called overlooked in it."""
+    def _describe_neighbours(self, image: int, position: int, place: Box | None) -> list[dict[str, Any]]:
+        """The other annotations of an image, and the other objects that are called overlooked in it: those nearest to the issue's place."""
         session, boxes = self.session, self.session.run.dataset.annotations
         replaced = {decision.annotation_id for decision in self._hand_made(image) if decision.annotation_id is not None}
         found = []
         first, last = int(self._edges[image]), int(self._edges[image + 1])
-        for i in range(first, min(last, first + MOST_NEIGHBOURS)):
+        for i in (first + find_nearest(boxes.xyxy[first:last], place, MOST_NEIGHBOURS)).tolist():
             issue = int(self._issue_of[i])
             if issue == position:
                 continue
@@ -91,9 +93,10 @@ class Screens:
             box = _describe_box(name, turn_upright(boxes.xyxy[i].tolist()))
             state = "accept" if replaced and _as_plain(boxes.annotation_id, i) in replaced else None
             found.append(self._describe_neighbour(box, issue if issue >= 0 else None, given=True, state=state))
-        for issue in self._by_image[self._issue_edges[image] : self._issue_edges[image + 1]].tolist()[:MOST_NEIGHBOURS]:
-            row = session.issues.row(issue, named=True)
-            if issue != position and row["annotation"] is None:
+        own = slice(int(self._missing_edges[image]), int(self._missing_edges[image + 1]))
+        for issue in self._missing[own][find_nearest(self._missing_xyxy[own], place, MOST_NEIGHBOURS)].tolist():
+            if issue != position:
+                row = session.issues.row(issue, named=True)
                 box = _describe_box(row["suggested_category"], read_corners(row, "suggested_"))
                 found.append(self._describe_neighbour(box, issue, given=False))
         return [one for one in found if one["xyxy"] is not None]
@@ -112,6 +115,15 @@ class Screens:
         """The categories that a person will most likely choose."""
         ordered = [*([suggested] if suggested else []), *self._confused.get(given or "", []), *self._frequent]
         return list(dict.fromkeys(ordered))[:LIKELY]
+
+
+def find_nearest(xyxy: Floats, place: Box | None, most: int) -> Ints:
+    """Positions of those `most` of the boxes (n, 4), inverted ones among them, with the smallest gap to a box, in their own order."""
+    if len(xyxy) <= most or place is None:
+        return np.arange(min(len(xyxy), most))
+    low, high = np.minimum(xyxy[:, :2], xyxy[:, 2:]), np.maximum(xyxy[:, :2], xyxy[:, 2:])
+    gaps = np.maximum(np.maximum(low - place[2:], np.subtract(place[:2], high)), 0)
+    return np.sort(np.argsort(np.hypot(gaps[:, 0], gaps[:, 1]), kind="stable")[:most])
 
 
 def order_by_frequency(dataset: Dataset) -> list[str]:

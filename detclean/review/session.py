@@ -6,6 +6,7 @@ import threading
 import uuid
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -14,8 +15,9 @@ import polars as pl
 
 from detclean.boxes import Floats, Ints, Mask
 from detclean.dataset import ISSUE_TYPES
-from detclean.edit.changes import propose_after
+from detclean.edit.changes import propose_after, read_annotation
 from detclean.edit.decisions import VERDICTS, Box, Decision, DecisionLog, make_decision
+from detclean.errors import DatasetError
 from detclean.review.queue import ACCEPT, STATES, WANTED, Filters, about_issues, find_in_state, find_matches, sort_positions
 from detclean.runfolder import Run
 from detclean.score.recalibration import MIN_DECISIONS, describe_precision, recalibrate
@@ -28,6 +30,10 @@ SIDES = ("x1", "y1", "x2", "y2")
 
 Answer = tuple[int, dict[str, Any]]  # status and body of a response
 Target = tuple[str | None, Box | None]  # the category and the box that the labels are to have, or neither
+
+
+class KeptUnreadError(DatasetError):
+    """A decision is on disk, but what is on disk can no longer be read."""
 
 
 class Session:
@@ -62,7 +68,7 @@ class Session:
         return {image_id: i for i, image_id in enumerate(self.run.dataset.images["image_id"].to_list())}
 
     def refresh(self) -> None:
-        """Takes in what the file has gained. Raises DatasetError where a line of it is no decision."""
+        """Takes in what the file has gained. Raises DatasetError where a line of it is no decision, and where it is another file."""
         with self.lock:
             for decision in self.log.refresh():
                 new = decision.issue not in self.last_line
@@ -193,16 +199,27 @@ class Session:
                 return CONFLICT, {"error": "another window decided otherwise", "other": self.describe_change(taken.issue)}
             before = next((event for event in reversed(self.events[:line]) if event.issue == taken.issue), None)
             if before is None or before.verdict == "open":
-                before = Decision(taken.issue, "open", taken.image_id, taken.annotation_id)
-            again = Decision(
-                before.issue, before.verdict, before.image_id, before.annotation_id, before.category, before.xyxy, by=before.by
-            )
-            return FINE, {"kept": self._append(again)}
+                before = replace(taken, verdict="open", category=None, xyxy=None, by="review")
+            position = self.position_of.get(taken.issue)
+            given = {} if position is None else self._read_given(position)  # which decisions of an older detclean do not hold
+            return FINE, {"kept": self._append(replace(before, at="", **given))}
 
     def _append(self, decision: Decision) -> dict[str, Any]:
+        """Raises OSError where it is not kept, KeptUnreadError where it is."""
         self.log.append([decision])
-        self.refresh()
+        try:
+            self.refresh()
+        except (DatasetError, OSError) as error:
+            raise KeptUnreadError(f"kept, but cannot be read again: {error}") from None
         return self.describe_change(decision.issue)
+
+    def _read_given(self, position: int) -> dict[str, Any]:
+        """What the run's annotation has, which an issue is about, as fields of a decision; none where nothing is annotated."""
+        annotation = self.issues["annotation"][position]
+        if annotation is None:
+            return {"given_category": None, "given_xyxy": None}
+        box = read_annotation(self.run.dataset, annotation)
+        return {"given_category": box.category, "given_xyxy": box.xyxy if np.isfinite(box.xyxy).all() else None}
 
     def _make(self, issue: Any, verdict: str, body: dict[str, Any]) -> Decision:
         """A decision from what a window sent. Raises ValueError."""
@@ -213,7 +230,7 @@ class Session:
                 raise ValueError("issue: is none of this run")
             if verdict != "open":
                 raise ValueError("verdict: a box that was added can only be taken back (open)")
-            return Decision(issue, "open", self.events[line].image_id, self.events[line].annotation_id)
+            return replace(self.events[line], verdict="open", category=None, xyxy=None, at="", by="review")
         row = self.issues.row(position, named=True)
         target: Target = (None, None)
         if verdict == "accept":
@@ -223,7 +240,7 @@ class Session:
             if row["issue_type"] == "overlooked" and target[1] is None:
                 verdict = "reject"  # no box where there is none: the labels are right
         record = {"issue": issue, "verdict": verdict, "image_id": row["image_id"], "annotation_id": row["annotation_id"]}
-        return make_decision(record | {"category": target[0], "xyxy": target[1]})
+        return make_decision(record | {"category": target[0], "xyxy": target[1]} | self._read_given(position))
 
     def _check_target(self, corrected: Any, image: int, known: Sequence[Box | None]) -> Target:
         """A category of the data set and a box, or neither. Raises ValueError.

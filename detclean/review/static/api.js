@@ -5,12 +5,13 @@ const PICTURES_KEPT = 10;
 const screens = new Map(); // position -> promise of a screen
 const pictures = new Map(); // address -> {image, ready}
 
-async function request(path, options) {
+async function request(path, options = {}) {
   let response;
   try {
     response = await fetch(path, options);
   } catch {
-    const error = new Error("The server does not answer. Is it still running? What was decided before is kept; this was not.");
+    const rest = options.method === "POST" ? " before is kept; of this one it is not known." : " is kept.";
+    const error = new Error(`The server does not answer. Is it still running? What was decided${rest}`);
     throw Object.assign(error, { lost: true });
   }
   const text = await response.text();

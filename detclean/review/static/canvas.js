@@ -69,8 +69,8 @@ export function createView(canvas) {
     view.top -= dy / view.scale;
     view.draw();
   };
-  // The box that can be dragged: the proposed one, or the given one where nothing is proposed.
-  view.editable = () => (view.target ? view.target.xyxy : view.given?.xyxy) ?? null;
+  // The box that can be dragged: the proposed one, or the given one where none is proposed.
+  view.editable = () => view.target?.xyxy ?? view.given?.xyxy ?? null;
   let [seenWidth, seenHeight] = [canvas.clientWidth, canvas.clientHeight];
   const resize = () => {
     const [w, h, ratio] = [canvas.clientWidth, canvas.clientHeight, window.devicePixelRatio || 1];

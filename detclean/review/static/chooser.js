@@ -25,10 +25,7 @@ export function createChooser(box, input, list) {
         key.textContent = String(i + 1);
         item.append(key);
       }
-      item.addEventListener("pointerdown", (event) => {
-        event.preventDefault();
-        close(name);
-      });
+      item.addEventListener("click", () => close(name));
       return item;
     }));
     mark(0);
@@ -49,6 +46,8 @@ export function createChooser(box, input, list) {
     answer(name);
   }
 
+  // The input keeps the focus, and a finger may scroll: nothing is chosen before it is a click
+  for (const kind of ["pointerdown", "mousedown"]) list.addEventListener(kind, (event) => event.preventDefault());
   input.addEventListener("input", fill);
   input.addEventListener("blur", () => close(null));
   input.addEventListener("keydown", (event) => {

@@ -5,7 +5,8 @@ const LEAST_SIDE = 1; // px of the picture
 const WHEEL = 0.0016; // of a zoom's logarithm a px of the wheel
 const LINE = 16; // px of a wheel that counts lines
 
-// told: edited(xyxy) while a box is dragged, drawn(xyxy) when a new one is complete, may() whether anything may be changed now.
+// told: subject() is what may be changed now, null where nothing may; edited(xyxy, subject) while a box is dragged and drawn(xyxy, subject)
+// when a new one is complete carry the one that the hand began on.
 export function listen(view, told) {
   const { canvas } = view;
   const fingers = new Map();
@@ -57,9 +58,10 @@ export function listen(view, told) {
       drag = { kind: "pinch" };
       return;
     }
-    const sides = event.button === 0 && told.may() ? grip(x, y, REACH[event.pointerType] ?? REACH.mouse) : null;
-    if (drawing && told.may()) drag = { kind: "draw", from: clamp(...view.toPicture(x, y)) };
-    else if (sides) drag = { kind: "edit", sides, box: [...view.editable()] };
+    const subject = told.subject();
+    const sides = event.button === 0 && subject !== null ? grip(x, y, REACH[event.pointerType] ?? REACH.mouse) : null;
+    if (drawing && subject !== null) drag = { kind: "draw", subject, from: clamp(...view.toPicture(x, y)) };
+    else if (sides) drag = { kind: "edit", subject, sides, box: [...view.editable()] };
     else drag = { kind: "pan" };
     canvas.classList.toggle("panning", drag.kind === "pan");
   });
@@ -107,7 +109,7 @@ export function listen(view, told) {
     if (horizontal === 2) box[2] = Math.max(px, box[0] + LEAST_SIDE);
     if (vertical === 1) box[1] = Math.min(py, box[3] - LEAST_SIDE);
     if (vertical === 3) box[3] = Math.max(py, box[1] + LEAST_SIDE);
-    told.edited(box);
+    told.edited(box, drag.subject);
   }
 
   function drawTo(x, y) {
@@ -123,8 +125,9 @@ export function listen(view, told) {
     if (drag?.kind === "draw") {
       const box = view.fresh;
       if (box && box[2] - box[0] >= LEAST_SIDE && box[3] - box[1] >= LEAST_SIDE && event.type === "pointerup") {
+        const { subject } = drag;
         setDrawing(false);
-        told.drawn(box);
+        told.drawn(box, subject);
       } else {
         view.fresh = null;
         view.draw();
@@ -146,5 +149,13 @@ export function listen(view, told) {
     canvas.classList.toggle("drawing", on);
     if (!on && drag?.kind === "draw") drag = { kind: "pan" };
   }
-  return { setDrawing, isDrawing: () => drawing };
+  // Whatever the hand is doing ends here: it was meant for what was shown until now.
+  function cancel() {
+    drag = null;
+    view.fresh = null;
+    canvas.classList.remove("panning");
+    setDrawing(false);
+    view.draw();
+  }
+  return { setDrawing, isDrawing: () => drawing, cancel };
 }

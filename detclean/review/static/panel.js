@@ -73,6 +73,34 @@ export function showProgress({ counts, precision, least_decisions: least, calibr
   at("ranking").textContent = by ? `ranking calibrated by ${many(by, "decision", "decisions")}` : "ranking as the run left it";
 }
 
+// Where one line of words says what a new screen shows; not what is dragged, which would never be silent.
+export function announce(screen, target) {
+  const words = describeTarget(screen.given, target).map(([text]) => text).join("");
+  at("spoken").textContent = `${screen.kind}: ${words}${screen.decision ? `. ${DONE[screen.decision.verdict]}` : ""}`;
+}
+
+// What is covered cannot be reached: by the sheet of keys all the rest, by the end screen the picture and what is beside it.
+function cover() {
+  const [help, end] = [!at("help").hidden, !at("end").hidden];
+  for (const id of ["bar", "foot", "end"]) at(id).inert = help;
+  for (const id of ["stage", "panel"]) at(id).inert = help || end;
+}
+
+let before = null; // what had the focus when the sheet was opened
+export const isHelpShown = () => !at("help").hidden;
+export function showHelp(on) {
+  if (on === isHelpShown()) return;
+  if (on) before = document.activeElement;
+  at("help").hidden = !on;
+  cover();
+  (on ? at("help") : before)?.focus();
+}
+
+export function hideEnd() {
+  at("end").hidden = true;
+  cover();
+}
+
 export function showEnd({ counts, precision }, folder, filtered) {
   const decided = counts.accept + counts.reject + counts.hard;
   const total = decided + counts.open + counts.skip;
@@ -87,6 +115,9 @@ export function showEnd({ counts, precision }, folder, filtered) {
   document.querySelector("[data-do=skipped]").hidden = !counts.skip;
   document.querySelector("[data-do=everything]").hidden = !filtered;
   at("end").hidden = false;
+  cover();
+  const busy = ["bar", "end"].some((id) => at(id).contains(document.activeElement)); // choosing filters, say
+  if (!busy) at("end").focus();
 }
 
 export function fillHelp() {
@@ -98,8 +129,10 @@ export function fillHelp() {
 }
 
 export function alertPerson(text) {
-  at("alert").textContent = text;
-  at("alert").hidden = !text;
+  for (const place of [at("alert"), at("endalert")]) { // the end screen covers the first
+    place.textContent = text;
+    place.hidden = !text;
+  }
 }
 
 let timer = 0;

@@ -5,38 +5,66 @@ import { createView } from "./canvas.js";
 import { createChooser } from "./chooser.js";
 import { createFilters } from "./filters.js";
 import { listen } from "./gestures.js";
-import { alertPerson, fillHelp, hint, isAsAnnotated, showDecision, showEnd, showProgress, showScreen, showTarget } from "./panel.js";
+import { listenForKeys } from "./keys.js";
+import { alertPerson, announce, fillHelp, hideEnd, hint, isAsAnnotated, isHelpShown, showDecision, showEnd, showHelp, showProgress, showScreen, showTarget } from "./panel.js";
 import { createPace, createTrail } from "./trail.js";
+import { createWork } from "./work.js";
 import { DONE } from "./words.js";
 
 const AHEAD = 3; // screens fetched before they are asked for
 const RANK_AGAIN = 10; // decisions between two rankings
 const POLL = 4000; // ms
+const PATIENCE = 200; // ms that a screen may take before it is said that it is on its way
 const PENDING = { open: ["open"], skipped: ["skip"] }; // of the filter on states: what is still to be gone through
 const OVERRULE = "Press the key again to overrule that.";
+const TOO_EARLY = "That came before this was shown, so it was not done.";
 
 const at = (id) => document.getElementById(id);
 const about = await get("/api/about");
 const view = createView(at("canvas"));
 const chooser = createChooser(at("chooser"), at("search"), at("options"));
-const filters = createFilters(at("filters"), about, () => enqueue(loadQueue));
-const gestures = listen(view, { edited: (xyxy) => correct({ category: state.target?.category ?? state.screen.given.category, xyxy }), drawn: addBox, may: () => state.screen !== null });
+const filters = createFilters(at("filters"), about, () => {
+  alertPerson("");
+  work.add(loadQueue);
+});
+const gestures = listen(view, { subject: () => (isSeen(state.painted) ? state.painted : null), edited, drawn: addBox });
 const trail = createTrail(about.folder);
 const pace = createPace(about.folder);
 const state = {
-  queue: [], cursor: 0, verdicts: new Map(), version: 0, progress: null, sinceRanking: 0,
-  screen: null, target: null, touched: false, // the issue shown, what its labels shall be, whether the person made it so
+  queue: [], queues: 0, cursor: 0, verdicts: new Map(), version: 0, progress: null, sinceRanking: 0, // queues: how many there were
+  screen: null, target: null, touched: false, // the issue at hand, what its labels shall be, whether the person made it so
+  painted: null, // the issue that the person sees: while the picture of the next one loads, still the one before
 };
 
-// Work waits for the work before it: a key pressed while a decision is on its way is for the next issue, and none is lost.
-let chain = Promise.resolve();
 let lost = false; // the server
-function enqueue(work) {
-  chain = chain.then(work).catch((error) => {
+const work = createWork({
+  failed(error) {
     lost = Boolean(error.lost);
     alertPerson(error.message);
-  });
-  return chain;
+  },
+  dropped() {
+    view.fresh = null;
+    view.draw();
+    hint(TOO_EARLY);
+  },
+});
+
+// What a person does to an issue is for the one that was seen then, and for no other: nothing is decided unseen, however fast the keys are.
+const isSeen = (issue) => issue === (state.screen?.issue ?? null);
+function ask(job, issue = state.painted) {
+  return work.ask(job, () => isSeen(issue));
+}
+
+// What the hand is doing is about what is shown now, and ends with it.
+function dropDrag() {
+  if (gestures.isDrawing()) hint("");
+  gestures.cancel();
+}
+
+// A person who goes on has read what was said.
+function goOn() {
+  dropDrag();
+  alertPerson("");
 }
 
 const isPending = (position) => {
@@ -63,8 +91,8 @@ async function loadQueue() {
   state.sinceRanking = 0;
   takeIn(answer);
   state.queue = answer.positions;
+  state.queues += 1;
   state.cursor = 0;
-  alertPerson("");
   if (state.queue.length) await show(0);
   else finish();
 }
@@ -72,12 +100,16 @@ async function loadQueue() {
 // The rest of the queue in the order that the decisions so far suggest; what was gone through stays where it is.
 async function rankAgain() {
   state.sinceRanking = 0;
+  const { queues } = state;
   const answer = await askQueue();
-  const before = state.queue.slice(0, state.cursor + 1);
-  const passed = new Set(before);
-  takeIn(answer);
-  state.queue = [...before, ...answer.positions.filter((position) => !passed.has(position))];
-  prefetch(upcoming());
+  await work.add(() => {
+    if (queues !== state.queues) return; // it was about another one
+    const before = state.queue.slice(0, state.cursor + 1);
+    const passed = new Set(before);
+    takeIn(answer);
+    state.queue = [...before, ...answer.positions.filter((position) => !passed.has(position))];
+    prefetch(upcoming());
+  });
 }
 
 // Positions of the next issues to decide.
@@ -87,38 +119,52 @@ function upcoming() {
   return found;
 }
 
+// A screen with its picture, if it can be had; what takes longer than a blink is said to be on its way.
+async function fetchScreen(position) {
+  const timer = setTimeout(() => (at("loading").hidden = false), PATIENCE);
+  try {
+    const screen = await readScreen(position);
+    const { image, ready } = readPicture(screen.picture.address);
+    return { screen, image: (await ready) ? image : null };
+  } finally {
+    clearTimeout(timer);
+    at("loading").hidden = true;
+  }
+}
+
 async function show(cursor) {
   const position = state.queue[cursor];
-  const screen = await readScreen(position);
-  const picture = readPicture(screen.picture.address);
-  const fine = await picture.ready;
-  Object.assign(state, { cursor, screen, touched: false });
-  at("end").hidden = true;
-  alertPerson("");
-  if (gestures.isDrawing()) startBox();
+  const { screen, image } = await fetchScreen(position);
+  dropDrag();
+  Object.assign(state, { cursor: state.queue.indexOf(position), screen, touched: false });
+  hideEnd();
   const { width, height } = screen.picture;
-  const image = fine ? picture.image : null;
   const reach = [screen.given?.xyxy, screen.proposed?.xyxy].filter(Boolean).flat();
   const known = Math.max(...reach, 1) * 1.2; // of a picture that nobody knows the size of
   Object.assign(view, { image, width: width || image?.naturalWidth || known, height: height || image?.naturalHeight || known });
   Object.assign(view, { neighbours: screen.neighbours, added: screen.added.filter(isAdded), hovered: null, fresh: null, given: screen.given });
-  at("lost").hidden = fine;
+  at("lost").hidden = image !== null;
   state.target = screen.decision?.verdict === "accept" ? { category: screen.decision.category, xyxy: screen.decision.xyxy } : screen.proposed;
   view.target = state.target;
-  showScreen(screen, { category: (name) => enqueue(() => setCategory(name)), remove: (change) => enqueue(() => removeBox(change)) });
+  showScreen(screen, pressed);
   showTarget(screen, state.target, false);
+  announce(screen, state.target);
   view.zoomToBoxes();
   view.afterPaint = () => {
+    state.painted = screen.issue;
     document.body.dataset.shown = String(position); // for those who measure
     view.afterPaint = () => {};
   };
   prefetch(upcoming());
 }
 
+const pressed = { category: (name) => ask(() => setCategory(name)), remove: (change) => ask(() => removeBox(change)) }; // in the panel
 const isAdded = (change) => change.decision.xyxy !== null;
 
 function finish() {
-  Object.assign(state, { screen: null, target: null, touched: false });
+  dropDrag();
+  Object.assign(state, { screen: null, target: null, touched: false, painted: null });
+  view.afterPaint = () => {}; // what was to be painted is not
   Object.assign(view, { given: null, target: null, neighbours: [], added: [], image: null });
   view.draw();
   showEnd(state.progress, about.folder, filters.isSet());
@@ -139,6 +185,7 @@ async function advance() {
 }
 
 async function move(step) {
+  goOn();
   if (!state.screen) return step < 0 && state.queue.length ? show(state.cursor) : undefined;
   const cursor = state.cursor + step;
   if (cursor < 0) return hint("This is the first one.");
@@ -154,7 +201,8 @@ async function send(path, body) {
   const answer = await post(`${path}?${filters.query()}`, { ...body, version: state.version });
   if (answer.body.counts) takeIn(answer.body);
   if (answer.status === 200) return answer.body;
-  if (answer.status !== 409) throw new Error(answer.body.error);
+  if (answer.status !== 409) throw Object.assign(new Error(answer.body.error), { status: answer.status });
+  work.interrupt();
   const { other } = answer.body;
   const words = other.decision ? `Another window decided: ${DONE[other.decision.verdict]}.` : "Another window took this back.";
   if (state.screen?.issue === other.issue) {
@@ -168,6 +216,7 @@ async function send(path, body) {
 async function decide(verdict, noBox) {
   const { screen } = state;
   if (!screen) return;
+  goOn();
   const body = { issue: screen.issue, verdict, seen: screen.line };
   if (noBox) body.corrected = { category: null, xyxy: null };
   else if (verdict === "accept") {
@@ -192,10 +241,11 @@ async function decide(verdict, noBox) {
 }
 
 async function undo() {
+  goOn();
   const last = trail.last();
   if (!last) return hint("There is nothing of this window to undo.");
   const answer = await send("/api/undo", { line: last.line }).catch((error) => {
-    if (!error.lost) trail.pop(); // the file is another one by now
+    if (error.status === 400) trail.pop(); // there is no such decision; whatever else went wrong, it can be tried again
     throw error;
   });
   trail.pop();
@@ -214,6 +264,10 @@ function correct(target) {
   view.draw();
 }
 
+function edited(xyxy, issue) {
+  if (isSeen(issue)) correct({ category: state.target?.category ?? state.screen.given.category, xyxy });
+}
+
 function setCategory(name) {
   const { screen, target } = state;
   if (screen && name) correct({ category: name, xyxy: target?.xyxy ?? screen.given?.xyxy ?? screen.proposed.xyxy });
@@ -229,11 +283,11 @@ function startBox() {
   hint(gestures.isDrawing() ? "Drag over the object that is missing; Esc gives up." : "", true);
 }
 
-function addBox(xyxy) {
+function addBox(xyxy, issue) {
   hint("");
-  enqueue(async () => {
+  ask(async () => {
     const { screen } = state;
-    const category = screen && (await chooser.ask(about.categories, screen.likely));
+    const category = await chooser.ask(about.categories, screen.likely);
     view.fresh = null;
     view.draw();
     if (!category) return;
@@ -241,7 +295,7 @@ function addBox(xyxy) {
     if (!answer) return;
     trail.push({ line: answer.line, position: screen.position, box: true });
     await lookAgain();
-  });
+  }, issue);
 }
 
 async function removeBox(change) {
@@ -259,7 +313,7 @@ async function lookAgain() {
   if (state.screen !== screen) return;
   Object.assign(screen, { neighbours, added });
   Object.assign(view, { neighbours, added: added.filter(isAdded), hovered: null });
-  showScreen(screen, { category: (name) => enqueue(() => setCategory(name)), remove: (change) => enqueue(() => removeBox(change)) });
+  showScreen(screen, pressed);
   showTarget(screen, state.target, state.touched);
   view.draw();
 }
@@ -280,9 +334,9 @@ async function poll() {
 }
 
 function escape() {
-  if (!at("help").hidden) at("help").hidden = true;
-  else if (gestures.isDrawing()) startBox();
-  else if (state.touched) enqueue(() => state.screen && show(state.cursor));
+  if (isHelpShown()) return showHelp(false);
+  if (gestures.isDrawing()) startBox();
+  else if (state.touched) ask(() => state.screen && show(state.cursor));
   alertPerson("");
 }
 
@@ -290,58 +344,27 @@ const jobs = {
   accept: () => decide("accept"), reject: () => decide("reject"), hard: () => decide("hard"), skip: () => decide("skip"),
   nobox: () => decide("accept", true), undo, next: () => move(1), previous: () => move(-1), category: chooseCategory, add: startBox,
   zoom: () => view.toggle(), in: () => zoom(1.25), out: () => zoom(0.8),
-  skipped: () => filters.set({ state: "skipped" }), everything: () => filters.clear(), help: () => (at("help").hidden = !at("help").hidden),
+  skipped: () => filters.set({ state: "skipped" }), everything: () => filters.clear(), help: () => showHelp(!isHelpShown()),
 };
 const zoom = (factor) => view.zoomAt(view.canvas.clientWidth / 2, view.canvas.clientHeight / 2, factor);
-const KEYS = {
-  a: "accept", enter: "accept", r: "reject", h: "hard", s: "skip", d: "nobox", u: "undo", n: "next", arrowright: "next", p: "previous",
-  arrowleft: "previous", c: "category", "/": "category", b: "add", z: "zoom", 0: "zoom", "+": "in", "=": "in", "-": "out", "?": "help",
-};
-const REPEATABLE = ["next", "previous", "in", "out"];
+const ABOUT_NONE = ["undo", "next", "previous", "zoom", "in", "out", "skipped", "everything", "help"]; // jobs that change no issue on the screen
 
-document.addEventListener("keydown", (event) => {
-  const key = event.key.toLowerCase();
-  if (event.isComposing || event.altKey || ((key === "enter" || key === " ") && event.target.closest?.("button"))) return;
-  if (event.ctrlKey || event.metaKey) {
-    if (key !== "z" || event.shiftKey) return;
-    event.preventDefault();
-    if (!event.repeat) enqueue(undo);
-    return;
-  }
-  if (key === "escape") return escape();
-  if (!at("help").hidden) {
-    if (key === "?") at("help").hidden = true;
-    return; // nobody decides about what is covered
-  }
-  if (key === " ") {
-    event.preventDefault();
-    view.hidden = true;
-    return view.draw();
-  }
-  if (/^[1-9]$/.test(key) && !event.repeat) return void enqueue(() => setCategory(state.screen?.likely[Number(key) - 1]));
-  const job = KEYS[key];
-  if (!job) return;
-  event.preventDefault();
-  if (!event.repeat || REPEATABLE.includes(job)) enqueue(jobs[job]);
+listenForKeys({
+  press: (job) => (ABOUT_NONE.includes(job) ? work.ask(jobs[job]) : ask(jobs[job])),
+  pick: (i) => ask(() => setCategory(state.screen?.likely[i])),
+  escape,
+  hide(on) {
+    view.hidden = on;
+    view.draw();
+  },
+  isCovered: isHelpShown,
 });
-function showBoxes() {
-  view.hidden = false;
-  view.draw();
-}
-document.addEventListener("keyup", (event) => event.key === " " && showBoxes());
-window.addEventListener("blur", showBoxes);
-document.addEventListener("click", (event) => {
-  const button = event.target.closest?.("button");
-  if (!button) return;
-  button.blur(); // Enter is a decision and must not press it again
-  if (button.dataset.do) enqueue(jobs[button.dataset.do]);
-});
-at("help").addEventListener("click", () => (at("help").hidden = true));
-const isSeen = () => document.visibilityState === "visible";
-setInterval(() => isSeen() && enqueue(poll), POLL);
-document.addEventListener("visibilitychange", () => isSeen() && enqueue(poll));
+at("help").addEventListener("click", () => showHelp(false));
+const isVisible = () => document.visibilityState === "visible";
+setInterval(() => isVisible() && work.add(poll), POLL);
+document.addEventListener("visibilitychange", () => isVisible() && work.add(poll));
 
 at("name").textContent = about.name;
 document.title = `${about.name} - detclean review`;
 fillHelp();
-await enqueue(loadQueue);
+await work.add(loadQueue);
