@@ -14,9 +14,11 @@ from bench_report import draw_issues, make_dataset, make_run
 
 from detclean.edit.decisions import Decision
 from detclean.report import facts, words
-from detclean.report.groups import LEAST_IMAGES, compare_groups, name_groups
+from detclean.report.groups import GROUPS_SHOWN, LEAST_IMAGES, compare_groups, name_groups
+from detclean.report.plots import plot_groups
 from detclean.runfolder import Run
 from detclean.score.calibration import ANNOTATION_TYPES
+from detclean.score.recalibration import MIN_DECISIONS
 
 TYPES = [f"p_{kind}" for kind in ANNOTATION_TYPES]
 
@@ -74,16 +76,32 @@ def test_the_worst_category_comes_first_and_one_without_annotations_last(run: Ru
     ]
 
 
-def test_decisions_become_a_precision(run: Run) -> None:
+def test_decisions_become_a_curve_and_counts(run: Run) -> None:
     ids = run.issues["issue_id"].to_list()
     said = zip(ids, ("accept", "reject", "skip", "accept"), strict=False)
     decisions = {issue: Decision(issue, verdict, 0) for issue, verdict in said} | {"box-1": Decision("box-1", "accept", 0)}
-    decided = facts.count_decisions(run.issues, decisions)
-    assert decided == facts.Decided({"accept": 2, "reject": 1, "hard": 0, "skip": 1}, pytest.approx(2 / 3))
+    assert facts.count_decisions(run.issues, decisions) == facts.Decided({"accept": 2, "reject": 1, "hard": 0, "skip": 1}, None)
     ranks, share = facts.realised_by_decisions(run.issues, decisions) or pytest.fail("no curve")
     assert (ranks.tolist(), share.tolist()) == ([1, 2, 4], pytest.approx([1, 1 / 2, 2 / 3]))
     assert facts.count_decisions(run.issues, {}) is None
     assert facts.realised_by_decisions(run.issues, {}) is None
+
+
+def test_what_came_true_is_held_against_what_was_promised_of_the_same(run: Run) -> None:
+    """Of the 20 worst 18 were wrong: promised of these, not of the whole list."""
+    ids = run.issues["issue_id"].to_list()
+    probability = pl.Series([0.95] * MIN_DECISIONS + [0.3] * (run.issues.height - MIN_DECISIONS))
+    issues = run.issues.with_columns(probability=probability)
+    verdicts = ["reject", "hard"] + ["accept"] * (MIN_DECISIONS - 2)
+    decisions = {name: Decision(name, verdict, 0) for name, verdict in zip(ids, verdicts, strict=False)}
+    decided = facts.count_decisions(issues, decisions | {ids[-1]: Decision(ids[-1], "skip", 0)})
+    assert decided is not None
+    assert decided.precision is not None
+    assert (decided.precision.decided, decided.precision.promised) == (MIN_DECISIONS, pytest.approx(0.95))
+    assert decided.precision.realised == pytest.approx(0.9)
+    assert decided.precision.low < 0.9 < decided.precision.high
+    few = dict(list(decisions.items())[1:])
+    assert (facts.count_decisions(issues, few) or pytest.fail("nothing decided")).precision is None
 
 
 def test_findings_are_counted_by_kind_errors_first(run: Run) -> None:
@@ -129,6 +147,24 @@ def test_a_bad_batch_stands_out() -> None:
     assert grouping.groups[0].name == "batch2"
     whole = sum(group.rate * group.annotations for group in grouping.groups) / given.height
     assert whole == pytest.approx(grouping.overall) == pytest.approx(100 * (given["p_any"].sum() + 0.4) / given.height)
+
+
+def test_a_large_bad_batch_is_not_cut_off_behind_small_unlucky_ones() -> None:
+    """One wrong image makes the rate of a small folder higher than that of the large one that is really bad."""
+    sizes = {f"small{i:02}": LEAST_IMAGES + 1 for i in range(GROUPS_SHOWN + 1)} | {"clean": 1200, "bad": 600}
+    names = [f"{name}/{i}.jpg" for name, size in sizes.items() for i in range(size)]
+    images = pl.DataFrame({"image_id": np.arange(len(names)), "file_name": names})
+    folder, number = images["file_name"].str.split("/").list.first(), images["file_name"].str.extract(r"/(\d+)").cast(pl.Int64)
+    rate = (folder.str.starts_with("small") & (number == 0)) | ((folder == "bad") & (number % 10 < 1)) | (number % 50 == 1)
+    wrong = rate.to_list()
+    given = annotations(*((i, "x", 0.9 if wrong[i] else 0.0, 0.0, 0.0, 0.0, None) for i in range(len(names)) for _ in range(5)))
+    grouping = compare_groups(images, given, candidates())
+    bad, *others = grouping.groups
+    assert (bad.name, bad.stands_out) == ("bad", True)
+    assert len(grouping.groups) == GROUPS_SHOWN
+    assert max(group.rate for group in others) > bad.rate
+    assert not any(group.stands_out for group in others)
+    assert "‘bad’ has more errors than chance explains" in plot_groups(grouping).answer
 
 
 def test_batches_that_differ_by_chance_alone_do_not_stand_out() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
+import shlex
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -16,12 +17,15 @@ import pytest
 from bench_report import draw_issues, make_dataset, make_run
 from finished import finish_run
 from PIL import Image
+from typer.testing import CliRunner
 
 from detclean.boxes import Boxes
+from detclean.cli import app
 from detclean.edit.decisions import Decision, DecisionLog
 from detclean.report import write_report
 from detclean.report.pictures import VIEW, make_cards
 from detclean.runfolder import Run, open_run
+from detclean.score.recalibration import MIN_DECISIONS, describe_precision
 
 HOSTILE = "<img src=x onerror=alert(1)>\"'& $\\frac{1}$ \x1b[31m \u202e</text></svg><script>alert(2)</script>"
 VOID = {"meta", "img", "input", "br", "link", "hr"}
@@ -154,7 +158,7 @@ def test_a_run_may_be_of_any_size(tmp_path: Path, images: int, issues: int, cate
     page = render(run, tmp_path / "report.html")
     assert len(page.with_class("card")) == issues
     assert len(page.all("img")) == (issues if pictured else 0)
-    assert ("No label looks wrong." in page.text) == (issues == 0)
+    assert bool(re.search(r"\d labels? looks? wrong\.", page.text)) == (issues > 0)
     assert ("Without annotations" in page.text) == (categories == 2000)
     if categories == 2000:
         assert re.search(r"\d+ healthier categories are not shown", page.text)
@@ -184,6 +188,59 @@ def test_what_people_decided_is_told(tmp_path: Path) -> None:
     assert "1 confirmed as wrong, 1 found right, but hard, of 15 issues." in page.text
     assert "Confirmed by people: 50" in page.text
     assert len(page.with_class("done")) == 2
+
+
+def test_what_came_true_is_told_of_the_same_issues(tmp_path: Path) -> None:
+    run = made_up(tmp_path, 12, 40, pictured=False)
+    probability = pl.Series([0.95] * MIN_DECISIONS + [0.3] * (40 - MIN_DECISIONS))
+    run = replace(run, issues=run.issues.with_columns(probability=probability))
+    ids = run.issues["issue_id"].to_list()
+    log = DecisionLog(run.folder)
+    log.append([Decision(name, "accept", 0) for name in ids[: MIN_DECISIONS - 2]])
+    early = said(render(run, tmp_path / "early.html"))
+    assert f"From {MIN_DECISIONS} found right or wrong on, it says here how much" in early
+    assert "with 95 % confidence" not in early
+    log.append([Decision(name, "reject", 0) for name in ids[MIN_DECISIONS - 2 : MIN_DECISIONS]])
+    late = said(render(run, tmp_path / "late.html"))
+    low_high = describe_precision(np.full(MIN_DECISIONS, 0.95), np.arange(MIN_DECISIONS) > 1) or pytest.fail("nothing decided")
+    told = f"Of {MIN_DECISIONS} found right or wrong, 90 % were wrong ({low_high.low:.0%} to {low_high.high:.0%} with 95 % confidence)"
+    assert re.sub(r"(\d)%", r"\1 %", told) in late
+    assert f"of the same {MIN_DECISIONS}, 95 % were expected to be" in late
+
+
+def said(page: Page) -> str:
+    return " ".join(page.text.split())
+
+
+def test_the_page_says_how_it_is_renewed_and_so_it_is(tmp_path: Path) -> None:
+    folder = finish_run(tmp_path, "coco")
+    page = render(open_run(folder), tmp_path / "report.html")
+    command = next(line for line in page.text.splitlines() if "python -m detclean run" in line)
+    words = shlex.split(command[command.index("python -m detclean run") :])[4:]
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.parquet")}
+    assert "found right" not in (folder / "report.html").read_text()
+    DecisionLog(folder).append([Decision(open_run(folder).issues["issue_id"][0], "reject", 0)])
+    assert CliRunner().invoke(app, ["run", words[0]]).exit_code == 0
+    assert "1 found right" in (folder / "report.html").read_text().replace("\N{NARROW NO-BREAK SPACE}", " ")
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.parquet")} == before
+
+
+@pytest.mark.parametrize(
+    ("wrong", "missed", "title", "lead"),
+    [
+        (154.0, 0.0, "No label is sure enough to be listed.", "About 154 are expected to be wrong; lower issues.target_precision or set"),
+        (0.4, 0.2, "No label is sure enough to be listed.", "About 1 is expected to be wrong;"),
+        (0.2, 0.2, "No label looks wrong.", "Nothing was likely enough"),
+    ],
+)
+def test_an_empty_list_is_no_clean_bill(tmp_path: Path, wrong: float, missed: float, title: str, lead: str) -> None:
+    run = made_up(tmp_path, 40, 0, pictured=False)
+    given = run.table("annotations")
+    given.with_columns(p_any=pl.lit(wrong / given.height)).write_parquet(run.folder / "annotations.parquet")
+    run.table("candidates").head(1).with_columns(probability=pl.lit(missed)).write_parquet(run.folder / "candidates.parquet")
+    text = said(render(run, tmp_path / "report.html"))
+    assert title in text
+    assert lead in text
 
 
 def test_an_answer_key_that_is_gone_costs_its_curve_alone(tmp_path: Path) -> None:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import itertools
-import struct
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,7 @@ from detclean.audit.cache import FILE_STATE, SAVE_EVERY, Cache, recall, remember
 from detclean.audit.geometry import list_findings
 from detclean.boxes import Floats, Ints
 from detclean.dataset import Dataset, Finding, Severity, shorten_path
-from detclean.formats.imagefiles import ORIENTATION_TAG, map_in_processes, read_image_sizes
+from detclean.formats.imagefiles import ORIENTATION_TAG, UNREADABLE, any_size_allowed, map_in_processes, read_image_sizes
 
 SIDE = 32  # px a side of the thumbnail: what imagehash.phash reduces a picture to as well
 CHUNK = 64  # pictures a task
@@ -31,15 +29,6 @@ MIN_CORRELATION = 0.93
 BLOCK_BITS = 16  # a 64-bit hash falls into four blocks
 PAIRS_AT_ONCE = 1 << 20  # candidates held in memory, a few tens of MiB
 CONFIRMED_AT_ONCE = 1 << 13  # pairs of thumbnails, 64 MiB as float32
-UNREADABLE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    OverflowError,
-    EOFError,
-    struct.error,
-)  # what Pillow raises for one damaged file or another
 
 HASHES = pl.Schema(
     {
@@ -186,16 +175,8 @@ def _hash_here(chunks: Sequence[Chunk], workers: int) -> Iterator[Rows]:
 
 def hash_chunk(jobs: Chunk) -> Rows:
     """Rows of HASHES for (image_index, path); plain data in and out, for other processes and machines."""
-    from PIL import Image
-
-    limit = Image.MAX_IMAGE_PIXELS
-    Image.MAX_IMAGE_PIXELS = None  # aerial and slide images are huge, and the user's own
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # odd EXIF and the like: what matters becomes a finding
-            return [(index, *_hash_image(Path(path))) for index, path in jobs]
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
+    with any_size_allowed():
+        return [(index, *_hash_image(Path(path))) for index, path in jobs]
 
 
 def _hash_image(path: Path) -> tuple[Any, ...]:

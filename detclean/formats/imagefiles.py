@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import glob
 import os
+import struct
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
@@ -22,6 +23,8 @@ from detclean.boxes import Ints
 IMAGE_ENDINGS = frozenset(["avif", "bmp", "dng", "heic", "heif", "jp2", "jpeg", "jpg", "mpo", "png", "tif", "tiff", "webp"])
 ORIENTATION_TAG = 274
 SIDEWAYS = (5, 6, 7, 8)  # the EXIF orientations that swap width and height
+TURNED_ALIKE = ("JPEG", "MPO", "PNG", "AVIF")  # formats that are turned as EXIF says whoever reads them
+UNREADABLE = (OSError, ValueError, SyntaxError, TypeError, OverflowError, EOFError, struct.error)  # what Pillow raises for damaged files
 READER_THREADS = 4  # where files must come from the disk four are fastest (11,000 headers a second; 7,000 with one or with eight)
 HEADERS_A_TURN = 64  # of a thread: with one each, handing over costs three times what reading does
 HEADERS_A_TASK = 4096  # of a process
@@ -92,8 +95,7 @@ def read_image_sizes(paths: Sequence[str]) -> Ints:
 def _read_headers(paths: Sequence[str]) -> Ints:
     """`read_image_sizes` in this process."""
     turns = [paths[i : i + HEADERS_A_TURN] for i in range(0, len(paths), HEADERS_A_TURN)]
-    with _any_size_allowed(), warnings.catch_warnings(), ThreadPoolExecutor(READER_THREADS) as pool:
-        warnings.simplefilter("ignore")  # Pillow warns of damaged EXIF blocks, which change nothing here
+    with any_size_allowed(), ThreadPoolExecutor(READER_THREADS) as pool:
         sizes = [size for turn in pool.map(lambda turn: [_read_image_size(path) for path in turn], turns) for size in turn]
     return np.array(sizes, dtype=np.int64).reshape(-1, 2)
 
@@ -102,16 +104,17 @@ def _read_image_size(path: str) -> tuple[int, int]:
     try:
         with Image.open(path) as image:
             width, height = image.size
-            if _orientation(image) not in SIDEWAYS:
+            if find_orientation(image) not in SIDEWAYS:
                 return width, height
-            if image.format in ("JPEG", "MPO", "PNG", "AVIF"):
+            if image.format in TURNED_ALIKE:
                 return height, width
         return _decoded_size(path)
-    except (OSError, ValueError, SyntaxError, TypeError, OverflowError, EOFError):  # what Pillow raises over damaged headers
+    except UNREADABLE:
         return 0, 0
 
 
-def _orientation(image: Image.Image) -> int:
+def find_orientation(image: Image.Image) -> int:
+    """How EXIF says that an opened picture is to be turned, from its header: 1 is not at all."""
     if image.format == "PNG" and not {"exif", "Raw profile type exif"} & image.info.keys():
         return 1  # Pillow would decode the whole picture to look for the block behind it
     return int(image.getexif().get(ORIENTATION_TAG, 1) or 1)
@@ -125,12 +128,35 @@ def _decoded_size(path: str) -> tuple[int, int]:
     return (0, 0) if pixels is None else (pixels.shape[1], pixels.shape[0])
 
 
+class _Readers:
+    """How many read with Pillow's limit lifted, in any thread, and how it is put back."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.count = 0
+        self.lifted = ExitStack()
+
+
+_READERS = _Readers()
+
+
 @contextmanager
-def _any_size_allowed() -> Iterator[None]:
-    """Pillow refuses huge pictures on opening, but a header is small."""
-    limit = Image.MAX_IMAGE_PIXELS
-    Image.MAX_IMAGE_PIXELS = None
+def any_size_allowed() -> Iterator[None]:
+    """Lets Pillow open pictures of any size, in all threads until the last one leaves: aerial and slide images are huge and the user's own.
+
+    Warnings are silenced as well: they are of size, of damaged EXIF blocks and the like, which change nothing here.
+    """
+    with _READERS.lock:
+        if _READERS.count == 0:
+            _READERS.lifted.callback(setattr, Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+            _READERS.lifted.enter_context(warnings.catch_warnings())
+            warnings.simplefilter("ignore")
+            Image.MAX_IMAGE_PIXELS = None
+        _READERS.count += 1
     try:
         yield
     finally:
-        Image.MAX_IMAGE_PIXELS = limit
+        with _READERS.lock:
+            _READERS.count -= 1
+            if _READERS.count == 0:
+                _READERS.lifted.close()

@@ -14,6 +14,7 @@ from detclean.edit.decisions import Decision
 from detclean.errors import DetcleanError
 from detclean.runfolder import Run
 from detclean.score.calibration import ANNOTATION_TYPES
+from detclean.score.recalibration import MIN_DECISIONS, Precision, describe_precision
 
 CATEGORIES_SHOWN = 30
 CONFUSIONS_SHOWN = 10
@@ -50,13 +51,18 @@ class Glance:
     health: float | None
     types: tuple[TypeRow, ...]
 
+    @property
+    def expected(self) -> float:
+        """Wrong labels, listed or not."""
+        return self.wrong_given + self.overlooked
+
 
 @dataclass(frozen=True)
 class Decided:
-    """What people have decided: counts by verdict, and of those decided for or against, the share that was wrong."""
+    """What people have decided: counts by verdict, and what came true of those decided for or against, None while these are too few."""
 
     counts: dict[str, int]
-    precision: float | None
+    precision: Precision | None
 
 
 @dataclass(frozen=True)
@@ -119,12 +125,17 @@ def glance(run: Run, annotations: pl.DataFrame, candidates: pl.DataFrame) -> Gla
 
 def count_decisions(issues: pl.DataFrame, decisions: dict[str, Decision]) -> Decided | None:
     """What was decided about the issues so far; None where nothing was."""
-    verdicts = [decisions[name].verdict for name in issues["issue_id"].to_list() if name in decisions]
-    if not verdicts:
+    verdicts = pl.Series(
+        [decisions[name].verdict if name in decisions else "open" for name in issues["issue_id"].to_list()], dtype=pl.String
+    )
+    if (verdicts == "open").all():
         return None
-    counts = {verdict: sum(said == verdict for said in verdicts) for verdict in (*DECIDING, "skip")}
-    decided = sum(counts[verdict] for verdict in DECIDING)
-    return Decided(counts, counts["accept"] / decided if decided else None)
+    counts = {verdict: int((verdicts == verdict).sum()) for verdict in (*DECIDING, "skip")}
+    chosen = verdicts.is_in(DECIDING)
+    precision = None
+    if chosen.sum() >= MIN_DECISIONS:
+        precision = describe_precision(issues.filter(chosen)["probability"].to_numpy(), (verdicts.filter(chosen) == "accept").to_numpy())
+    return Decided(counts, precision)
 
 
 def rank_categories(run: Run, annotations: pl.DataFrame, candidates: pl.DataFrame) -> list[Category]:

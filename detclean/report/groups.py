@@ -36,8 +36,8 @@ class Group:
 
 @dataclass(frozen=True)
 class Grouping:
-    """by: what the images were grouped by, "folder" or "prefix". groups: those worth comparing, the worst first. all: how many there are.
-    overall: expected errors per 100 annotations of all images."""
+    """by: what the images were grouped by, "folder" or "prefix". groups: those worth comparing, those that stand out first, then the worst.
+    all: how many there are. overall: expected errors per 100 annotations of all images."""
 
     by: str
     groups: tuple[Group, ...]
@@ -89,7 +89,9 @@ def compare_groups(images: pl.DataFrame, annotations: pl.DataFrame, candidates: 
         rates = {kind: float(100 * values[inside].sum() / annotated[i]) for kind, values in per_type.items()}
         spread = _half_interval(errors[inside], count[inside].astype(np.float64))
         groups.append(Group(str(names[i]), int(size[i]), int(annotated[i]), rates, 100 * spread, stands_out))
-    groups.sort(key=lambda group: (-group.rate, group.name))
+    groups.sort(
+        key=lambda group: (not group.stands_out, -group.rate, group.name)
+    )  # a large batch stands out at a lower rate than small ones
     return Grouping(by, tuple(groups[:GROUPS_SHOWN]), len(names), 100 * overall)
 
 

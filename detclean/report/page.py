@@ -10,6 +10,7 @@ from detclean.edit.decisions import read_decisions
 from detclean.files import write_whole
 from detclean.report import facts, words
 from detclean.runfolder import Run
+from detclean.score.recalibration import MIN_DECISIONS
 from detclean.show.drawing import GIVEN, PROPOSED
 from detclean.show.words import TYPES
 
@@ -35,6 +36,7 @@ def render_report(run: Run, *, pictures: int = PICTURES) -> str:
     )
     environment.filters |= {name: getattr(words, name) for name in ("percent", "number", "expected", "decimals", "duration")}
     environment.globals |= {"plural": words.plural, "TYPES": TYPES, "MEANING": words.MEANING, "VERDICTS": words.VERDICTS}
+    environment.globals |= {"LEAST_DECISIONS": MIN_DECISIONS, "SPACE": words.SPACE}
     environment.globals |= {"COLOURS": words.COLOURS, "GIVEN": GIVEN, "PROPOSED": PROPOSED}
     return environment.get_template("report.html").render(gather_facts(run, pictures))
 
@@ -64,6 +66,7 @@ def gather_facts(run: Run, pictures: int) -> dict[str, Any]:
         "findings": facts.list_findings(run),
         "config": _read_config(run),
         "folder": shlex.quote(str(run.folder)),
+        "renew": f"python -m detclean run {shlex.quote(str(run.folder / 'config.yaml'))}",
     }
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import io
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -14,13 +13,15 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from PIL.Image import Image
 
 from detclean.boxes import Floats
 from detclean.dataset import Dataset
 from detclean.edit.decisions import Decision
 from detclean.machine import count_cores
 from detclean.report.words import VERDICTS, say_categories, say_probability, shorten
-from detclean.show.crops import READING_FAILS, Corners, Window, box_corners, cut_window, find_window, issue_boxes, read_photo, scale_box
+from detclean.show.crops import Corners, Window, box_corners, cut_window, find_window, issue_boxes, needed_share, scale_box
+from detclean.show.photos import READING_FAILS, open_photo
 from detclean.show.words import TYPES
 
 VIEW = 260  # units of a card's picture, and the most pixels it has
@@ -76,31 +77,24 @@ def _make_cards_of_image(
     rows: list[dict[str, Any]], path: str | None, span: range, *, xyxy: Floats, decisions: dict[str, Decision], quality: int
 ) -> list[Card]:
     """Cards of the issues of one picture. span: its annotations' positions in xyxy (n, 4)."""
-    photo = None
-    if path is not None:
-        with contextlib.suppress(*READING_FAILS):
-            photo, ratio = read_photo(path, _needed_share(rows))
-    cards = []
-    for row in rows:
-        said = _describe(row, decisions)
-        boxes = issue_boxes(row)
-        if photo is None or not boxes:
-            cards.append(Card(**said))
-            continue
-        window = find_window(boxes, photo.width / ratio, photo.height / ratio)
-        size = int(min(VIEW, max(round(SHARPNESS * window[2] * ratio), 16)))
-        view = cut_window(photo, (window[0] * ratio, window[1] * ratio, window[2] * ratio), size)
-        near = [i for i in span if i != row["annotation"]]
-        cards.append(
-            Card(**said, picture=_encode(view, quality), **_place_boxes(row, window), neighbours=_find_neighbours(xyxy[near], window))
-        )
-    return cards
+    with ExitStack() as stack:
+        photo = None
+        if path is not None:
+            with suppress(*READING_FAILS):
+                photo = stack.enter_context(open_photo(path, needed_share(rows, VIEW)))
+        return [Card(**_describe(row, decisions), **_picture(row, photo, xyxy, span, quality)) for row in rows]
 
 
-def _needed_share(rows: Sequence[dict[str, Any]]) -> float:
-    """Of its full size, how large a picture has to be read for the smallest of its windows to be sharp."""
-    sides = [find_window(boxes, 0, 0)[2] for row in rows if (boxes := issue_boxes(row))]
-    return min(VIEW / min(sides), 1.0) if sides else 1.0
+def _picture(row: dict[str, Any], photo: tuple[Image, float] | None, xyxy: Floats, span: range, quality: int) -> dict[str, Any]:
+    """What a card shows of a photograph and over it; nothing where there is none, or no box to show."""
+    boxes = issue_boxes(row)
+    if photo is None or not boxes:
+        return {}
+    image, ratio = photo
+    window = find_window(boxes, image.width / ratio, image.height / ratio)
+    size = int(min(VIEW, max(round(SHARPNESS * window[2] * ratio), 16)))
+    near = _find_neighbours(xyxy[[i for i in span if i != row["annotation"]]], window)
+    return {"picture": _encode(cut_window(image, window, size, ratio), quality), **_place_boxes(row, window), "neighbours": near}
 
 
 def _describe(row: dict[str, Any], decisions: dict[str, Decision]) -> dict[str, Any]:

@@ -1,16 +1,15 @@
-"""The place in a picture that an issue is about: which square of it to show, read and cut out."""
+"""The place in a picture that an issue is about: which square of it to show, how sharp that is, and cut out."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterable
 from typing import Any
 
-from PIL import Image, ImageOps
+from PIL import Image
 
 MARGIN = 0.6  # of the boxes' extent, shown around them
 LEAST_EXTENT = 48  # px of the photograph, however small the boxes
 BEYOND = "#DDDDDD"  # where a box reaches over the border
-READING_FAILS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises for a picture that it cannot read
 
 Corners = tuple[float, float, float, float]
 Window = tuple[float, float, float]
@@ -46,22 +45,18 @@ def scale_box(box: Corners, window: Window, scale: float) -> Corners:
     return (box[0] - left) * scale, (box[1] - top) * scale, (box[2] - left) * scale, (box[3] - top) * scale
 
 
-def read_photo(path: str, share: float = 1.0) -> tuple[Image.Image, float]:
-    """A picture, upright and RGB, and how large it is of its full size; with `share` below 1 a JPEG may be read that much smaller.
+def needed_share(rows: Iterable[dict[str, Any]], size: int) -> float:
+    """Of its full size, how large a picture has to be read for the windows of these issues to be sharp at `size` pixels."""
+    sides = [find_window(boxes, 0, 0)[2] for row in rows if (boxes := issue_boxes(row))]
+    return min(size / min(sides), 1.0) if sides else 1.0
 
-    JPEG decoders leave out what a half or a quarter of the size does not need, which is several times as fast. Raises READING_FAILS.
+
+def cut_window(photo: Image.Image, window: Window, size: int, ratio: float = 1.0) -> Image.Image:
+    """The window of a photograph as a square of `size` pixels, BEYOND where it reaches over the border.
+
+    ratio: how large `photo` is of the photograph in whose pixels the window is.
     """
-    with Image.open(path) as opened:
-        full = opened.width
-        if share < 1:
-            opened.draft(opened.mode, (math.ceil(opened.width * share), math.ceil(opened.height * share)))
-        ratio = opened.width / full
-        return ImageOps.exif_transpose(opened).convert("RGB"), ratio
-
-
-def cut_window(photo: Image.Image, window: Window, size: int) -> Image.Image:
-    """The window of a photograph as a square of `size` pixels, BEYOND where it reaches over the border."""
-    left, top, side = window
+    left, top, side = (value * ratio for value in window)
     scale = size / side
     if scale >= 1:
         matrix = (1 / scale, 0, left, 0, 1 / scale, top)
@@ -69,7 +64,7 @@ def cut_window(photo: Image.Image, window: Window, size: int) -> Image.Image:
     view = Image.new("RGB", (size, size), BEYOND)
     shown = max(left, 0.0), max(top, 0.0), min(left + side, photo.width), min(top + side, photo.height)
     if shown[0] < shown[2] and shown[1] < shown[3]:
-        x1, y1, x2, y2 = (round(value) for value in scale_box(shown, window, scale))
+        x1, y1, x2, y2 = (round(value) for value in scale_box(shown, (left, top, side), scale))
         small = photo.resize((max(x2 - x1, 1), max(y2 - y1, 1)), Image.Resampling.BICUBIC, box=shown, reducing_gap=2.0)
         view.paste(small, (x1, y1))
     return view

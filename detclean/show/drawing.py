@@ -9,7 +9,8 @@ import polars as pl
 from PIL import Image, ImageDraw, ImageFont
 
 from detclean.dataset import Dataset
-from detclean.show.crops import READING_FAILS, Corners, box_corners, cut_window, find_window, issue_boxes, read_photo, scale_box
+from detclean.show.crops import Corners, box_corners, cut_window, find_window, issue_boxes, needed_share, scale_box
+from detclean.show.photos import READING_FAILS, open_photo
 
 GIVEN, PROPOSED = "#E69F00", "#0072B2"  # orange and blue of the Okabe-Ito palette
 PAPER, INK = "#FFFFFF", "#222222"
@@ -42,12 +43,12 @@ def _draw_cell(row: dict[str, Any], path: str) -> Image.Image | None:
     if not boxes:
         return None
     try:
-        photo, _ = read_photo(path)
+        with open_photo(path, needed_share([row], CELL)) as (photo, ratio):
+            window = find_window(boxes, photo.width / ratio, photo.height / ratio)
+            view = cut_window(photo, window, CELL, ratio)
     except READING_FAILS:
         return None
-    window = find_window(boxes, photo.width, photo.height)
     scale = CELL / window[2]
-    view = cut_window(photo, window, CELL)
     pen = ImageDraw.Draw(view)
     if (given := box_corners(row)) is not None:
         pen.rectangle(scale_box(given, window, scale), outline=GIVEN, width=3)
