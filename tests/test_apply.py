@@ -402,6 +402,19 @@ def test_mode_and_owner_stay(run: Run) -> None:
         assert (path.stat().st_mode & 0o777, path.stat().st_uid) == (0o640, owner)
 
 
+def test_read_only_labels_are_not_edited(run: Run) -> None:
+    accept_all(run)
+    labels = [path for path in source_of(run).rglob("*") if path.suffix in (".txt", ".json", ".xml")]
+    for path in labels:
+        path.chmod(0o444)
+    before = digests(source_of(run))
+    with pytest.raises(DatasetError, match="read-only; nothing was written"):
+        apply_decisions(run.folder, in_place=True)
+    assert digests(source_of(run)) == before
+    assert not (run.folder / "patch.json").exists()
+    assert apply_decisions(run.folder).applied.edits  # a copy can be made
+
+
 def test_when_every_decision_was_taken_back_undo_is_named(run: Run) -> None:
     decisions = accept_all(run)
     apply_decisions(run.folder)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -28,6 +29,7 @@ COPY = "applied"  # the cleaned copy's folder in the run folder
 INVENTORY = "copy.json"  # in a patch: every file of the copy that it made
 PICTURES = ("images", "JPEGImages")  # folders of a copy that hold nothing else
 REMEDY = "save those changes elsewhere, put the file back, and try again"
+WRITABLE = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
 SHOWN = 5  # file names in an error
 
 
@@ -129,6 +131,7 @@ def apply_in_place(folder: Path, then: Dataset, now: Dataset, changes: Sequence[
         _refuse_changed_source(find_source_changes(then, now))
     edited = edit_sources(then, as_edits(changes, then))
     contents = [(str(path), _content(path), content) for path, content in edited.items()]
+    _refuse_protected([path for path, before, after in contents if before != after])
     caches = [(str(path), _content(path), None) for path in _find_caches(then)]
     patch = _write_patch(folder, document, [entry for entry in contents if entry[1] != entry[2]], caches)
     os.sync()  # the journal is on disk before the first file is touched
@@ -275,6 +278,12 @@ def _refuse_strangers(files: Sequence[_File]) -> None:
     own = [entry for entry in files if not entry.derived]
     if strange := [entry.path for entry in own if _digest(_content(Path(entry.path))) not in (entry.before, entry.after)]:
         raise DatasetError(f"{_list(strange)}: changed since detclean edited it; nothing was written; {REMEDY}")
+
+
+def _refuse_protected(paths: Sequence[str]) -> None:
+    """Raises DatasetError for files that nobody may write: replacing one would get round that, as only its folder has to be writable."""
+    if protected := [path for path in paths if os.path.exists(path) and not os.stat(path).st_mode & WRITABLE]:
+        raise DatasetError(f"{_list(protected)}: read-only; nothing was written; apply to a copy, or allow writing first")
 
 
 def _refuse_foreign(target: Path, known: Mapping[str, str | None]) -> None:
