@@ -135,8 +135,8 @@ def contract_of(folder: Path) -> list[str]:
 
 
 def results_of(folder: Path) -> dict[str, str]:
-    """A digest of everything at the top of a run folder that is a result: all but logs, and the seconds in summary.json."""
-    left_out = ("run.log", "lock", "summary.json", "stages/", "config.yaml", "cache/")
+    """A digest of everything at the top of a run folder that is a result: all but logs, and what tells the seconds it took."""
+    left_out = ("run.log", "lock", "summary.json", "report.html", "stages/", "config.yaml", "cache/")
     return {name: digest for name, digest in digests(folder).items() if not name.startswith(left_out)}
 
 

@@ -166,10 +166,10 @@ def _report(folder: Path, pictures: int, display: Display) -> None:
     marker, digest = folder / "stages" / "reported", hashlib.sha256(orjson.dumps(state, option=orjson.OPT_SORT_KEYS)).hexdigest()
     if (folder / "report.html").exists() and marker.exists() and marker.read_text() == digest:
         return
-    display.stage("report")
     os.environ.setdefault("MPLCONFIGDIR", os.path.abspath(folder / "cache" / "matplotlib"))  # else it writes into the home folder
     write_report(run, folder / "report.html", pictures=pictures)
     write_whole(marker, digest)
+    display.say("report.html: written")
 
 
 def _remove(path: Path) -> None:
