@@ -206,6 +206,29 @@ def import_decisions(
     print_imported(take_back(open_run(run), Path(file)), run)
 
 
+@app.command()
+def compare(
+    run: RunFolder,
+    strategies: Annotated[
+        str, typer.Option(help="What to compare with the labels as given, separated by commas.")
+    ] = "fix,drop_boxes,drop_images",
+    seeds: Annotated[int, typer.Option(help="How many trainings of each version.")] = 3,
+) -> None:
+    """Train on the labels as given and on cleaned ones, and judge both on images that nobody cleaned."""
+    if seeds < 1:
+        raise ConfigError(f"--seeds {seeds}: at least one training of each version is needed")
+
+    from detclean.pipeline.compare import compare_strategies
+    from detclean.show.comparison_table import print_comparison
+    from detclean.show.progress import open_display
+
+    if not (Path(run) / "summary.json").is_file():
+        raise ConfigError(f"{run}: is not the folder of a finished run, such as runs/NAME")
+    with open_display(Path(run) / "compare" / "run.log") as display:
+        result = compare_strategies(run, [name.strip() for name in strategies.split(",") if name.strip()], seeds, display)
+    print_comparison(result.document, result.folder)
+
+
 def _read_images_option(options: Sequence[str]) -> str | None:
     images = None
     for option in options:

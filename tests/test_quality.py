@@ -49,7 +49,7 @@ def reference(annotations: Boxes, detections: Boxes, images: int, categories: in
 def compare(annotations: Boxes, detections: Boxes, images: int, categories: int) -> np.ndarray:
     dataset = as_dataset(annotations, np.full((images, 2), 100.0), categories)
     dataset = replace(dataset, annotations=annotations)
-    ours = quality._accumulate(dataset, quality._match(dataset, detections), np.ones(images, bool))
+    ours = quality._accumulate(dataset, quality.match_detections(dataset, detections), np.ones(images, bool))
     theirs = reference(annotations, detections, images, categories)
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-12)
     return ours

@@ -25,11 +25,15 @@ IMAGES_AT_ONCE = 4096  # bounds memory while boxes are compared
 
 
 @dataclass(frozen=True)
-class _Matched:
-    """The detections that count, sorted by confidence: category, image, score (d,), hit and ignored (d, 10) at each IoU level."""
+class Matched:
+    """The detections that count, sorted by confidence: category, image, score (d,), hit and ignored (d, 10) at each IoU level.
+
+    ignored: it took a crowd, and is neither right nor wrong.
+    """
 
     category: Ints
     image: Ints
+    score: Floats
     hit: Mask
     ignored: Mask
 
@@ -43,9 +47,9 @@ def measure_quality(dataset: Dataset, boxes: Boxes, folds: Ints) -> dict[str, An
     folds together, the mean over repeats; None for a category without annotations.
     """
     rows, by_category = [], []
-    matched = _match(dataset, boxes) if boxes.repeat is None else None
+    matched = match_detections(dataset, boxes) if boxes.repeat is None else None
     for repeat, fold_of in enumerate(folds):
-        own = matched or _match(dataset, boxes[boxes.repeat == repeat])
+        own = matched or match_detections(dataset, boxes[boxes.repeat == repeat])
         for fold in np.unique(fold_of):
             chosen = fold_of == fold
             precision = _accumulate(dataset, own, chosen)
@@ -68,7 +72,7 @@ def _mean_of(values: Iterable[float | None]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def _match(dataset: Dataset, boxes: Boxes) -> _Matched:
+def match_detections(dataset: Dataset, boxes: Boxes) -> Matched:
     """Each detection, the most confident first, takes the annotation of its category that it fits best and that is still free."""
     annotations, category_count = dataset.annotations, max(len(dataset.categories), 1)
     score = np.ones(len(boxes)) if boxes.score is None else np.asarray(boxes.score)
@@ -83,9 +87,26 @@ def _match(dataset: Dataset, boxes: Boxes) -> _Matched:
     for low, high in pairwise(edges.tolist()):
         if high > low:
             rows = order[low:high]
-            hit[low:high], ignored[low:high] = _take(boxes.xyxy[rows], group[rows], given)
+            hit[low:high], ignored[low:high], _ = _take(boxes.xyxy[rows], group[rows], given)
     by_score = np.lexsort((boxes.image_index[order], -score[order]))  # of equals the earlier image first, as COCO's stable sort leaves them
-    return _Matched(boxes.category[order[by_score]], boxes.image_index[order[by_score]], hit[by_score], ignored[by_score])
+    order, hit, ignored = order[by_score], hit[by_score], ignored[by_score]
+    return Matched(boxes.category[order], boxes.image_index[order], score[order], hit, ignored)
+
+
+def find_partners(dataset: Dataset, boxes: Boxes) -> Ints:
+    """The annotation that each detection takes at an IoU of 0.5 whatever the category, -1 for none: (d,) positions.
+
+    The most confident of an image chooses first, as in `match_detections`; all detections of an image count. boxes: with score.
+    """
+    annotations = dataset.annotations
+    crowd = np.zeros(len(annotations), bool) if annotations.is_crowd is None else annotations.is_crowd.astype(bool)
+    order = np.lexsort((-np.asarray(boxes.score), boxes.image_index))
+    theirs = np.lexsort((crowd, annotations.image_index))
+    given = _Given(annotations.xyxy[theirs], crowd[theirs], annotations.image_index[theirs])
+    _, _, taken = _take(boxes.xyxy[order], boxes.image_index[order], given)
+    partner = np.full(len(boxes), -1)
+    partner[order[taken >= 0]] = theirs[taken[taken >= 0]]
+    return partner
 
 
 @dataclass(frozen=True)
@@ -104,8 +125,11 @@ def _rank(sorted_group: Ints) -> Ints:
     return position - np.repeat(starts, np.diff(starts, append=len(sorted_group)))
 
 
-def _take(xyxy: Floats, group: Ints, given: _Given) -> tuple[Mask, Mask]:
-    """Detections (d, 4) sorted by group and then confidence -> (d, 10) whether it takes an annotation, and whether that is a crowd."""
+def _take(xyxy: Floats, group: Ints, given: _Given) -> tuple[Mask, Mask, Ints]:
+    """Detections (d, 4) sorted by group and then confidence -> what each of them takes.
+
+    -> (d, 10) whether it takes an annotation, (d, 10) whether that is a crowd, (d,) which one at the lowest level, -1 for none.
+    """
     start = np.searchsorted(given.group, group, side="left")
     count = np.searchsorted(given.group, group, side="right") - start
     mine, theirs = expand_ranges(start, count)
@@ -116,8 +140,9 @@ def _take(xyxy: Floats, group: Ints, given: _Given) -> tuple[Mask, Mask]:
     close = iou >= IOU_LEVELS[0]
     mine, theirs, iou = mine[close], theirs[close], iou[close]
     hit, ignored = np.zeros((len(group), len(IOU_LEVELS)), bool), np.zeros((len(group), len(IOU_LEVELS)), bool)
+    partner = np.full(len(group), -1)
     if not len(mine):
-        return hit, ignored
+        return hit, ignored, partner
     first = theirs.min()
     free = np.ones((int(theirs.max() - first) + 1, len(IOU_LEVELS)), bool)
     takers, inverse = np.unique(mine, return_inverse=True)
@@ -129,9 +154,11 @@ def _take(xyxy: Floats, group: Ints, given: _Given) -> tuple[Mask, Mask]:
             taken = pairs[chosen]
             crowd = given.crowd[theirs[taken]]
             hit[mine[taken], level] = True
+            if level == 0:
+                partner[mine[taken]] = theirs[taken]
             ignored[mine[taken], level] = crowd
             free[theirs[taken[~crowd]] - first, level] = False  # a crowd takes as many as come
-    return hit, ignored
+    return hit, ignored, partner
 
 
 def _choose(mine: Ints, theirs: Ints, iou: Floats, crowd: Mask, free: Mask) -> list[NDArray[np.int64]]:
@@ -148,7 +175,7 @@ def _choose(mine: Ints, theirs: Ints, iou: Floats, crowd: Mask, free: Mask) -> l
     return chosen
 
 
-def _accumulate(dataset: Dataset, matched: _Matched, chosen: Mask) -> Floats:
+def _accumulate(dataset: Dataset, matched: Matched, chosen: Mask) -> Floats:
     """COCO's precision on the chosen images (N,): (10 IoU levels, 101 recall levels, K), -1 for categories without annotations."""
     annotations, category_count = dataset.annotations, len(dataset.categories)
     counted = chosen[annotations.image_index]

@@ -171,11 +171,11 @@ def _prediction(part: Fold, trained: Path, out: Path) -> Job:
 
 
 def list_folds(folds: Ints) -> list[Fold]:
-    """Every model of a cross-validation: folds (repeats, N)."""
+    """Every model of a cross-validation: folds (repeats, N), -1 for an image that every model is trained on."""
     repeats = len(folds)
     parts = []
     for repeat in range(repeats):
-        present = np.unique(folds[repeat])
+        present = np.unique(folds[repeat][folds[repeat] >= 0])
         for fold in present:
             name = f"fold-{fold}" if repeats == 1 else f"repeat-{repeat}-fold-{fold}"
             key = f"fold {fold + 1}/{len(present)}" + (f" of repeat {repeat + 1}/{repeats}" if repeats > 1 else "")
