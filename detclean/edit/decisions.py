@@ -18,6 +18,7 @@ Verdict = Literal["accept", "reject", "hard", "skip", "open"]
 Box = tuple[float, float, float, float]
 
 FILE_NAME = "decisions.jsonl"
+BOX = "box-"  # begins the name of a decision about a box that no issue names
 VERDICTS = get_args(Verdict)
 HEAD = 512  # bytes by which a file is known again
 LONGEST_LINE = 1 << 16  # bytes, far above any decision

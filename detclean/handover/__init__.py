@@ -170,12 +170,9 @@ def import_decisions(run: Run, path: str | Path) -> ImportResult:
     """
     path = Path(path)
     returned = read_returned(path)
-    log = DecisionLog(run.folder)
-    log.refresh()
-    earlier = {issue: decision for issue, decision in log.latest.items() if decision.verdict != "open"}
-    decisions, result = compare(run, earlier, returned)
+    decisions, result = compare(run, read_decisions(run.folder), returned)
     if decisions:
-        log.append(decisions)
+        DecisionLog(run.folder).append(decisions)
     return result
 
 

@@ -19,7 +19,7 @@ import polars as pl
 
 from detclean.boxes import Boxes, Floats, Ints, Mask, aligned_iou, clip_boxes
 from detclean.edit.changes import read_annotation
-from detclean.edit.decisions import Decision, Verdict
+from detclean.edit.decisions import BOX, Decision, Verdict
 from detclean.errors import DatasetError
 from detclean.handover.names import KnownImages, clean_text, find_image, know_images, make_unique_names
 from detclean.handover.sheet import SIDES, WAS, as_boxes, find_twins, stand
@@ -381,7 +381,7 @@ def _find_new(run: Run, boxes: pl.DataFrame, match: Ints, by: str) -> list[Decis
     ):
         x1, y1, x2, y2 = corners
         key = "\x1f".join([str(image_ids[index]), categories[category], *(f"{value:.2f}" for value in corners)])
-        name = f"box-{hashlib.blake2b(key.encode('utf-8', 'surrogatepass'), digest_size=8).hexdigest()}"
+        name = f"{BOX}{hashlib.blake2b(key.encode('utf-8', 'surrogatepass'), digest_size=8).hexdigest()}"
         decisions[name] = Decision(name, "accept", image_ids[index], None, categories[category], (x1, y1, x2, y2), by=by)
     return list(decisions.values())
 

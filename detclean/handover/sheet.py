@@ -21,7 +21,7 @@ import polars as pl
 from detclean.boxes import Boxes, Floats, Ints, Mask, clip_boxes
 from detclean.dataset import Dataset
 from detclean.edit.changes import SETTLED, Change, find_changes
-from detclean.edit.decisions import Decision
+from detclean.edit.decisions import BOX, Decision
 from detclean.handover.names import make_unique_names
 from detclean.runfolder import Run
 
@@ -219,7 +219,7 @@ def _given(run: Run, issues: pl.DataFrame, twins: Twins) -> pl.DataFrame:
             "annotation": np.arange(n),
             "annotation_id": ids,
             "box_id": box_id,
-            "issue": "box-" + box_id,
+            "issue": BOX + box_id,
             "kind": pl.repeat("given", n, eager=True),
             "is_crowd": np.zeros(n, bool) if boxes.is_crowd is None else boxes.is_crowd,
             "category": boxes.category,

@@ -16,7 +16,7 @@ from detclean import __version__
 from detclean.boxes import Boxes, read_boxes, write_boxes
 from detclean.config import Config, read_config
 from detclean.dataset import Dataset, open_dataset, write_dataset
-from detclean.detect.yolo import predict_out_of_fold, train_folds
+from detclean.detect.yolo import predict_out_of_fold
 from detclean.distribute import Cluster
 from detclean.edit.changes import as_edits, find_changes
 from detclean.edit.decisions import read_decisions
@@ -26,7 +26,8 @@ from detclean.errors import ConfigError, DatasetError
 from detclean.files import write_whole
 from detclean.measure.comparison import Version, compare_versions
 from detclean.pipeline.run import find_machines, stage_settings
-from detclean.runfolder import Run, open_run
+from detclean.pipeline.steps import train_models
+from detclean.runfolder import Run, open_run, read_table
 from detclean.score.issues import NOISY
 from detclean.show.comparison_table import draw_comparison, draw_confusions, write_comparison_markdown
 from detclean.show.progress import Display
@@ -168,24 +169,13 @@ def _write_labels(context: StageContext, version: Labels) -> None:
 
 def _open_labels(folder: Path, seeds: int) -> tuple[Dataset, np.ndarray]:
     """A version, and the fold of each image, once a seed: 0 for those of the test, -1 for those that every model is trained on."""
-    is_test = pl.read_parquet(folder / "test.parquet", glob=False)["is_test"].to_numpy()
+    is_test = read_table(folder / "test.parquet")["is_test"].to_numpy()
     return open_dataset(folder), np.tile(np.where(is_test, 0, -1), (seeds, 1))
 
 
 def _train(context: StageContext, source: str, workers: int | None, executor: Cluster | None) -> None:
-    settings = context.settings
-    dataset, folds = _open_labels(context.inputs[source], settings["seeds"])
-    train_folds(
-        dataset,
-        folds,
-        context.out,
-        model=settings["model"],
-        train=settings["train"],
-        seed=settings["seed"],
-        workers=workers,
-        executor=executor,
-        display=context.display,
-    )
+    dataset, folds = _open_labels(context.inputs[source], context.settings["seeds"])
+    train_models(context, dataset, folds, workers, executor)
 
 
 def _detect(context: StageContext, source: str, trained: str, device: Any, workers: int | None, executor: Cluster | None) -> None:

@@ -137,13 +137,17 @@ def fold(context: StageContext) -> None:
 
 def train(context: StageContext, workers: int | None, executor: Cluster | None = None) -> None:
     """A model a fold, trained by Ultralytics."""
+    train_models(context, _open(context, "part", executor), open_folds(context.inputs["folds"]), workers, executor)
+
+
+def train_models(context: StageContext, dataset: Dataset, folds: Ints, workers: int | None, executor: Cluster | None) -> None:
+    """A model for each fold that `folds` (repeats, N) holds out, with the stage's settings: model, train, seed."""
     from detclean.detect.yolo import train_folds
 
     settings = context.settings
-    dataset = _open(context, "part", executor)
     train_folds(
         dataset,
-        open_folds(context.inputs["folds"]),
+        folds,
         context.out,
         model=settings["model"],
         train=settings["train"],

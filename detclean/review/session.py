@@ -16,13 +16,12 @@ import polars as pl
 from detclean.boxes import Floats, Ints, Mask
 from detclean.dataset import ISSUE_TYPES
 from detclean.edit.changes import propose_after, read_annotation
-from detclean.edit.decisions import VERDICTS, Box, Decision, DecisionLog, make_decision
+from detclean.edit.decisions import BOX, VERDICTS, Box, Decision, DecisionLog, make_decision
 from detclean.errors import DatasetError
 from detclean.review.queue import ACCEPT, STATES, WANTED, Filters, about_issues, find_in_state, find_matches, sort_positions
 from detclean.runfolder import Run
 from detclean.score.recalibration import MIN_DECISIONS, describe_precision, recalibrate
 
-BOX = "box-"  # begins the name of a decision about a box that no issue names
 MASKS_KEPT = 16
 DECIDED = WANTED["decided"]
 CONFLICT, FINE = 409, 200
