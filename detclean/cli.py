@@ -210,11 +210,23 @@ def import_decisions(
 def compare(
     run: RunFolder,
     strategies: Annotated[
-        str, typer.Option(help="What to compare with the labels as given, separated by commas.")
+        str, typer.Option(help="What to compare with the labels as given, separated by commas; see above.")
     ] = "fix,drop_boxes,drop_images",
     seeds: Annotated[int, typer.Option(help="How many trainings of each version.")] = 3,
 ) -> None:
-    """Train on the labels as given and on cleaned ones, and judge both on images that nobody cleaned."""
+    """Train on the labels as given and on cleaned ones, and judge both on images that nobody cleaned.
+
+    \b
+    fix          put every suspected error right as proposed
+    drop_boxes   delete suspected boxes
+    drop_images  leave out images with a suspected error
+    drop_hard    leave out images with something merely hard, and nothing noisy
+    keep_hard    leave out as many of the easiest images, so that the hard stay
+    reweight     draw an image as often as all its labels are likely right
+    curriculum   the more trusted half of the images first, then all
+
+    As much done at random is always trained, too: cleaning has to beat it.
+    """
     if seeds < 1:
         raise ConfigError(f"--seeds {seeds}: at least one training of each version is needed")
 
@@ -227,6 +239,51 @@ def compare(
     with open_display(Path(run) / "compare" / "run.log") as display:
         result = compare_strategies(run, [name.strip() for name in strategies.split(",") if name.strip()], seeds, display)
     print_comparison(result.document, result.folder)
+
+
+@app.command()
+def health(run: RunFolder) -> None:
+    """Say how good the labels are, what is wrong with pictures and splits, where errors gather, and what to do first."""
+    from rich.console import Console
+
+    from detclean.pipeline.run import find_health
+    from detclean.show.health_table import print_health
+    from detclean.show.progress import open_display
+
+    with open_display(console=Console(stderr=True, quiet=not sys.stderr.isatty())) as display:  # standard output is for the tables
+        document = find_health(Path(run), display)
+    print_health(document, Path(run))
+
+
+@app.command()
+def hard(
+    run: Annotated[str, typer.Option(metavar="RUN", help="The folder of a finished run, such as runs/digits.")],
+    images: Annotated[
+        str | None, typer.Option(metavar="FOLDER", help="New images without labels, a folder or a .txt list; else the run's own are shown.")
+    ] = None,
+    out: Annotated[str | None, typer.Option(metavar="FOLDER", help="Where to; RUN/hard/NAME if not said.")] = None,
+    limit: Annotated[int | None, typer.Option(metavar="N", help="How many new images hard.txt lists; all if not said.")] = None,
+) -> None:
+    """Say which images are hard for the detectors: of the run, or of new ones which to annotate first."""
+    from detclean.runfolder import open_run
+    from detclean.show.hard_table import print_hard, read_hard
+
+    if limit is not None and limit < 1:
+        raise ConfigError(f"--limit {limit}: at least one image has to be listed")
+    finished = open_run(run)
+    if images is None:
+        if out is not None or limit is not None:
+            raise ConfigError("--out and --limit are of new images; name them with --images FOLDER")
+        print_hard(read_hard(finished.folder), finished.folder, finished.summary.get("per_category") or {})
+        return
+
+    from detclean.pipeline.hard import place_ranking, rank_new_images
+    from detclean.show.progress import open_display
+
+    folder = place_ranking(run, images, out)
+    with open_display(folder / "run.log") as display:
+        ranking = rank_new_images(run, images, folder, limit, display)
+    print_hard(ranking.table, ranking.folder)
 
 
 def _read_images_option(options: Sequence[str]) -> str | None:

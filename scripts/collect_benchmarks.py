@@ -1,9 +1,9 @@
-"""Puts the tables and plots that the benchmark command wrote into docs/benchmark.md, so that no figure there is typed by hand.
+"""Puts the tables and plots that `benchmark` and `compare` wrote into docs/benchmark.md, so that no figure there is typed by hand.
 
     python scripts/collect_benchmarks.py runs/benchmarks
 
 Each pair of marks `<!-- benchmark: NAME -->` and `<!-- end -->` in the page gets what stands in RUNS/NAME/benchmark.md between them, with
-its headings two levels lower, and the plot beside it.
+its headings two levels lower, and the plot beside it; `<!-- compare: NAME -->` gets RUNS/NAME/compare/compare.md.
 """
 
 import argparse
@@ -12,20 +12,21 @@ import shutil
 from pathlib import Path
 
 PAGE = Path(__file__).parent.parent / "docs" / "benchmark.md"
-MARKED = re.compile(r"(<!-- benchmark: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+MARKED = re.compile(r"(<!-- (benchmark|compare): ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def collect_benchmarks(page: str, runs: Path, docs: Path) -> str:
     """The page with every marked part filled anew; a part whose run is not there stays as it is."""
 
     def fill(found: re.Match[str]) -> str:
-        begin, name, end = found.groups()
-        run = runs / name
-        if not (run / "benchmark.md").is_file():
+        begin, kind, name, end = found.groups()
+        tables = (runs / name if kind == "benchmark" else runs / name / "compare") / f"{kind}.md"
+        if not tables.is_file():
             return found[0]
-        text = re.sub(r"^#+ ", lambda heading: f"##{heading[0]}", (run / "benchmark.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
-        shutil.copyfile(run / "benchmark.png", docs / f"benchmark-{name}.png")
-        return f"{begin}\n{text.strip()}\n\n![{name}](benchmark-{name}.png)\n\n{end}"
+        text = re.sub(r"^#+ ", lambda heading: f"##{heading[0]}", tables.read_text(encoding="utf-8"), flags=re.MULTILINE)
+        picture = f"{kind}-{name}.png"
+        shutil.copyfile(tables.with_suffix(".png"), docs / picture)
+        return f"{begin}\n{text.strip()}\n\n![{name}]({picture})\n\n{end}"
 
     return MARKED.sub(fill, page)
 

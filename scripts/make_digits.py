@@ -1,6 +1,6 @@
 """Makes data/digits, the embedded data set: scenes of scanned handwriting with planted label errors and an answer key.
 
-    python scripts/make_digits.py [--target data/digits]
+    python scripts/make_digits.py [--target data/digits] [--rate 0.04]
 
 The digits are scikit-learn's 1,797 scans (UCI ML hand-written digits), the backgrounds its two photographs. The same seed gives the
 same files, byte for byte, with the versions of constraints.txt.
@@ -24,7 +24,7 @@ from detclean.score.planting import plant_errors
 TARGET = Path(__file__).parent.parent / "data" / "digits"
 CATEGORIES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 IMAGES = {"train": 250, "test": 80}  # "train" is to be cleaned and has planted errors; no stage ever cleans "test"
-RATE = 0.04  # of the boxes, each type
+RATE = 0.04  # of the boxes, each of the five types
 SEED = 20
 STYLE = Style(
     height=(22, 64),
@@ -41,7 +41,7 @@ JPEG_QUALITY = 88
 HELD_BACK = 400  # scans that only the test scenes show
 
 
-def make_digits(target: Path) -> None:
+def make_digits(target: Path, rate: float = RATE) -> None:
     """Writes images/, labels/, data.yaml, annotations.json, test_annotations.json, answers.json, true_annotations.json and
     true_answers.json (nothing planted, every hard object) into `target`."""
     rng = np.random.default_rng(SEED)
@@ -50,7 +50,7 @@ def make_digits(target: Path) -> None:
         boxes = as_boxes(placed)
         hard = np.array([glyph.hard for glyphs in placed for glyph in glyphs])
         names = [f"images/{part}/{i:04d}.jpg" for i in range(count)]
-        rates = dict.fromkeys(ISSUE_TYPES, RATE if part == "train" else 0.0)
+        rates = dict.fromkeys(ISSUE_TYPES, rate if part == "train" else 0.0)
         planted = plant_errors(boxes, sizes, len(CATEGORIES), rates, rng)
         given = Boxes(planted.annotations.image_index, planted.annotations.category, planted.annotations.xyxy.round(2))
         _write_yolo_labels(target / "labels" / part, given, sizes)
@@ -135,11 +135,14 @@ def _answer(names: list[str], boxes: Boxes, i: int, kind: str | None = None) -> 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--target", type=Path, default=TARGET)
-    target = parser.parse_args().target
-    shutil.rmtree(target, ignore_errors=True)
-    make_digits(target)
-    size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
-    print(f"{target}: {size / 1e6:.1f} MB")
+    parser.add_argument(
+        "--rate", type=float, default=RATE, help="share of the boxes to train on that gets an error, for each type of error"
+    )
+    options = parser.parse_args()
+    shutil.rmtree(options.target, ignore_errors=True)
+    make_digits(options.target, options.rate)
+    size = sum(path.stat().st_size for path in options.target.rglob("*") if path.is_file())
+    print(f"{options.target}: {size / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":

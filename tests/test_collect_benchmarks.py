@@ -22,6 +22,16 @@ def test_marked_parts_are_filled_and_the_rest_stays(tmp_path: Path) -> None:
     assert collect_benchmarks(page, tmp_path / "runs", tmp_path) == page
 
 
+def test_comparisons_are_collected_too(tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "digits" / "compare"
+    folder.mkdir(parents=True)
+    (folder / "compare.md").write_text("# Does it help?\n")
+    (folder / "compare.png").write_bytes(b"png")
+    page = collect_benchmarks("<!-- compare: digits -->\n<!-- end -->\n", tmp_path / "runs", tmp_path)
+    assert page == "<!-- compare: digits -->\n\n### Does it help?\n\n![digits](compare-digits.png)\n\n<!-- end -->\n"
+    assert (tmp_path / "compare-digits.png").read_bytes() == b"png"
+
+
 def test_the_page_has_marks() -> None:
     text = PAGE.read_text(encoding="utf-8")
-    assert text.count("<!-- benchmark: ") == text.count("<!-- end -->") >= 2
+    assert text.count("<!-- benchmark: ") + text.count("<!-- compare: ") == text.count("<!-- end -->") >= 2

@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import orjson
+import polars as pl
 import pytest
 import yaml
 from finished import finish_run
 from tiny import environment, write_model
 
 from detclean.cli import BAD_INPUT, answer
+from detclean.config import read_config
+from detclean.dataset import open_dataset
+from detclean.errors import DatasetError
+from detclean.measure.comparison import say_verdict
+from detclean.pipeline.compare import list_strategies, write_labels
+from detclean.runfolder import open_run
+from detclean.stages import StageContext
 
 TRAIN = {"epochs": 1, "imgsz": 64, "batch": 8, "device": "cpu", "workers": 0}
 
@@ -34,27 +45,83 @@ def compare(run: Path, *options: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_versions_are_trained_alike_and_judged_on_images_nobody_cleaned(run: Path) -> None:
-    done = compare(run, "--strategies", "fix", "--seeds", "1")
+    done = compare(run, "--strategies", "reweight", "--seeds", "1")
     assert (done.returncode, done.stderr) == (0, "")
     document = orjson.loads((run / "compare" / "compare.json").read_bytes())
     assert (document["test"], document["images"], document["seeds"]) == ("val", 4, 1)
-    assert list(document["versions"]) == ["as given", "fix", "random, as much as fix"]
-    assert {"compare.json", "compare.md", "compare.png", "confusion.png"} <= {path.name for path in (run / "compare").iterdir()}
+    assert list(document["versions"]) == ["as given", "reweight", "random, as much as reweight"]
+    written = {path.name for path in (run / "compare").iterdir()}
+    assert {"compare.json", "compare.md", "compare.png", "confusion.png", "test_issues.csv"} <= written
     stages = sorted((run / "compare" / "stages").glob("train-*"))
-    assert [stage.name.rpartition("-")[0] for stage in stages] == ["train-fix", "train-given", "train-random-fix"]
+    slugs = [stage.name.removeprefix("train-").rpartition("-")[0] for stage in stages]
+    assert slugs == ["given", "random-reweight", "reweight"]
     for stage in stages:
         assert sorted(path.name for path in (stage / "weights").iterdir()) == ["fold-0.pt"]
-    assert "as given" in done.stdout
-    assert "fix" in done.stdout
+    assert "seed 1 of 1" in done.stdout
+    doubts = document["test_labels"]
+    assert (doubts["noisy"], doubts["images_distrusted"], doubts["calibrated"], document["trusted"]) == (0, 0, False, None)
+    assert "None of the 14 test labels looks more wrong than right (by simple rules: too few to learn from)." in done.stdout
+    assert len((run / "compare" / "test_issues.csv").read_text().splitlines()) == 1  # the header
+    assert say_verdict(document).splitlines()[0] in (run / "report.html").read_text()
+    given, reweight = (next((run / "compare" / "stages").glob(f"labels-{slug}-????????????")) for slug in ("given", "reweight"))
+    assert pl.read_parquet(given / "annotations.parquet").equals(pl.read_parquet(reweight / "annotations.parquet"))
+    draw = np.load(reweight / "draw.npy")
+    assert draw.shape == (1, 28)
+    assert not draw[0, 24:].any()  # the test
+    assert draw[0, 10] < 0.3 < 0.8 < draw[0, 0]  # an error was planted in the first of the two
 
-    again = compare(run, "--strategies", "fix", "--seeds", "1")
+    again = compare(run, "--strategies", "reweight", "--seeds", "1")
     assert (again.returncode, again.stderr) == (0, "")
     assert orjson.loads((run / "compare" / "compare.json").read_bytes()) == document
     assert sorted((run / "compare" / "stages").glob("train-*")) == stages
 
 
+def test_a_version_has_its_own_labels_and_the_tests_as_they_are(run: Path, tmp_path: Path) -> None:
+    opened, config = open_run(run), read_config(run / "config.yaml", [])
+    listener: Any = Listener()
+    given, fix, control = list_strategies(opened, config, ["fix"], listener)
+    rows = {}
+    for version in (given, fix, control):
+        (tmp_path / version.slug).mkdir()
+        write_labels(StageContext({}, tmp_path / version.slug, {"load": str(opened.stage("load")), "split": "val"}, listener), version)
+        labels = open_dataset(tmp_path / version.slug)
+        train = labels.annotations.image_index < 24
+        rows[version.slug] = labels.annotations[train], labels.annotations[~train]
+        assert not (tmp_path / version.slug / "draw.npy").exists()
+    assert {slug: len(train) for slug, (train, _) in rows.items()} == {"given": 85, "fix": 84, "random-3-boxes": 82}
+    assert all(np.array_equal(test.xyxy, rows["given"][1].xyxy) for _, test in rows.values())
+
+
+class Listener:
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+
+def test_what_changes_nothing_is_left_out_and_that_is_said(run: Path) -> None:
+    opened, config = open_run(run), read_config(run / "config.yaml", [])
+    easy: Any = replace(opened, issues=opened.issues.filter(pl.col("verdict") == "noisy"))  # nothing is merely hard
+    listener: Any = Listener()
+    versions = list_strategies(easy, config, ["drop_hard", "fix", "drop_hard", "keep_hard"], listener)
+    assert [version.name for version in versions] == ["as given", "fix", "random, as much as fix"]
+    assert listener.said == [f"compare: {name}_hard is left out, as it changes nothing" for name in ("drop", "keep")]
+    with pytest.raises(DatasetError, match="nothing to compare"):
+        list_strategies(easy, config, ["drop_hard"], listener)
+
+
+def test_what_would_leave_nothing_is_left_out_and_so_are_draws_by_shape(run: Path) -> None:
+    opened, config = open_run(run), read_config(run / "config.yaml", ["train.rect=true"])
+    everywhere = pl.concat([opened.issues.head(1).with_columns(image_index=pl.lit(i, pl.Int64)) for i in range(24)])
+    listener: Any = Listener()
+    versions = list_strategies(replace(opened, issues=everywhere), config, ["drop_images", "curriculum", "drop_boxes"], listener)
+    assert [version.name for version in versions][:2] == ["as given", "drop_boxes"]
+    assert ["leaves nothing to train on" in listener.said[0], "train.rect" in listener.said[1]] == [True, True]
+
+
 REFUSED = {
-    "an unknown strategy": (["RUN", "--strategies", "hope"], "fix, drop_boxes, drop_images"),
+    "an unknown strategy": (["RUN", "--strategies", "hope"], "keep_hard, reweight, curriculum"),
     "no seed": (["RUN", "--seeds", "0"], "--seeds 0"),
     "no run": (["nowhere"], "nowhere"),
 }

@@ -22,6 +22,7 @@ ROOMS = (
     "measure",
     "edit",
     "runfolder",
+    "health",
     "handover",
     "show",
     "report",
@@ -38,6 +39,7 @@ OUTSIDE = {
     "ultralytics": re.compile(r"detect/yolo\w*\.py"),
     "ray": re.compile(r"distribute\.py"),
     "cleanlab": re.compile(r"score/objectlab\.py|score/crops\.py|measure/baselines\.py"),
+    "cleanvision": re.compile(r"health/pictures\.py"),
 }
 HOUSE = Path(detclean.__file__).parent
 FILES = sorted(path.relative_to(HOUSE).as_posix() for path in HOUSE.rglob("*.py"))

@@ -13,8 +13,9 @@ import pytest
 from bench_report import draw_issues, make_dataset, make_run
 
 from detclean.edit.decisions import Decision
+from detclean.health.categories import list_confusions, rank_categories
+from detclean.health.groups import GROUPS_SHOWN, LEAST_IMAGES, compare_groups, name_groups
 from detclean.report import facts, words
-from detclean.report.groups import GROUPS_SHOWN, LEAST_IMAGES, compare_groups, name_groups
 from detclean.report.plots import plot_groups
 from detclean.runfolder import Run
 from detclean.score.calibration import ANNOTATION_TYPES
@@ -64,13 +65,13 @@ def test_the_worst_category_comes_first_and_one_without_annotations_last(run: Ru
         (1, "kind 1", 0.3, 0.0, 0.0, 0.1, None),
     )
     run = replace(run, summary=run.summary | {"per_category": {"kind 0": 0.75, "kind 1": None}})
-    rows = facts.rank_categories(run, given, candidates((0, "kind 1", 0.5), (0, "kind 2", 0.25)))
+    rows = rank_categories(run, given, candidates((0, "kind 1", 0.5), (0, "kind 2", 0.25)))
     assert [(row.name, row.annotations, row.ap) for row in rows] == [("kind 1", 1, None), ("kind 0", 3, 0.75), ("kind 2", 0, None)]
     assert [row.wrong for row in rows] == [pytest.approx(0.9), pytest.approx(0.35 / 3), None]
     assert rows[0].by_type == pytest.approx({"overlooked": 0.5, "badloc": 0.3, "swap": 0, "spurious": 0, "duplicate": 0.1})
     assert rows[0].confused is None
     assert rows[1].confused == ("kind 1", pytest.approx(0.2))
-    assert [(pair.given, pair.likely, pair.share) for pair in facts.list_confusions(given)] == [
+    assert [(pair.given, pair.likely, pair.share) for pair in list_confusions(given)] == [
         ("kind 0", "kind 1", pytest.approx(0.2 / 3)),
         ("kind 0", "kind 2", pytest.approx(0.05)),
     ]

@@ -100,7 +100,8 @@ def test_the_report_of_a_run_says_what_was_found(finished: Run, tmp_path: Path) 
     page = render(finished, tmp_path / "report.html")
     shown = finished.issues.height
     assert f"{shown} labels look wrong." in page.text
-    assert len(page.with_class("card")) == len(page.all("img")) == shown
+    assert len(page.with_class("card")) == shown
+    assert len(page.all("img", width="260")) >= shown
     for row in finished.issues.iter_rows(named=True):
         assert row["reason"] in page.text
         assert row["file_name"] in page.text

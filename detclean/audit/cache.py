@@ -28,10 +28,15 @@ FILE_STATE = ("path", "bytes", "modified_ns")  # columns of the data set's image
 
 @dataclass(frozen=True)
 class Cache:
-    """A folder of remembered pictures, and where a line about a damaged file goes."""
+    """A folder of remembered pictures, and where a line about a damaged file goes.
+
+    software: the packages whose versions the rows depend on; read: the column that is null where a picture's file could not be read.
+    """
 
     folder: Path
     log: Callable[[str], None]
+    software: tuple[str, ...] = ("pillow", "imagehash")
+    read: str = "digest"
 
 
 def recall(cache: Cache, present: pl.DataFrame, schema: pl.Schema) -> pl.DataFrame:
@@ -40,7 +45,7 @@ def recall(cache: Cache, present: pl.DataFrame, schema: pl.Schema) -> pl.DataFra
     stored = pl.Schema([*state.items(), *((name, kind) for name, kind in schema.items() if name != "image_index")])
     parts = [part for path in _list_files(cache.folder) if (part := _read_part(path, cache.log)) is not None]
     known = pl.concat([pl.DataFrame(schema=stored), *(part for part in parts if part.schema == stored)])
-    known = known.filter(pl.col("made_by") == _made_by()).unique(FILE_STATE, keep="last", maintain_order=True)
+    known = known.filter(pl.col("made_by") == _made_by(cache)).unique(FILE_STATE, keep="last", maintain_order=True)
     return present.select("image_index", *FILE_STATE).join(known, on=FILE_STATE, how="inner").select(*schema).cast(schema)
 
 
@@ -51,7 +56,7 @@ def remember(cache: Cache, present: pl.DataFrame, hashes: pl.DataFrame, forget_o
     """
     before = _list_files(cache.folder)
     rows = present.select("image_index", *FILE_STATE).join(hashes, on="image_index", how="inner").drop("image_index")
-    rows = rows.filter(pl.all_horizontal(pl.col(*FILE_STATE, "digest").is_not_null())).with_columns(made_by=pl.lit(_made_by()))
+    rows = rows.filter(pl.all_horizontal(pl.col(*FILE_STATE, cache.read).is_not_null())).with_columns(made_by=pl.lit(_made_by(cache)))
     rows = rows.select(*FILE_STATE, "made_by", *(name for name in hashes.columns if name != "image_index"))
     number = int(before[-1].stem) + 1 if before else 0
     for place, part in enumerate(rows.iter_slices(ROWS_A_FILE), start=number):
@@ -84,6 +89,6 @@ def _digest(content: bytes) -> bytes:
     return hashlib.blake2b(content, digest_size=DIGEST_BYTES).digest()
 
 
-def _made_by() -> str:
+def _made_by(cache: Cache) -> str:
     """Another version of what decodes and hashes may come to other numbers."""
-    return f"{FORMAT} pillow {version('pillow')} imagehash {version('imagehash')}"
+    return " ".join([str(FORMAT), *(f"{name} {version(name)}" for name in cache.software)])

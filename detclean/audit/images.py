@@ -202,7 +202,7 @@ def _hash_image(path: Path) -> tuple[Any, ...]:
         image.load()
         rotated = image.getexif().get(ORIENTATION_TAG, 1) in range(2, 9)
         upright = ImageOps.exif_transpose(image) if rotated else image
-        thumbnail = _to_grey(upright).resize((SIDE, SIDE), Image.Resampling.BOX)
+        thumbnail = to_grey(upright).resize((SIDE, SIDE), Image.Resampling.BOX)
     except UNREADABLE as error:
         return digest, None, width, height, f"is truncated or damaged ({error})", False, None
     if rotated:
@@ -212,7 +212,7 @@ def _hash_image(path: Path) -> tuple[Any, ...]:
     return digest, _hash_thumbnail(thumbnail), width, height, None, rotated, thumbnail.tobytes()
 
 
-def _to_grey(image: Any) -> Any:
+def to_grey(image: Any) -> Any:
     """8-bit grey. Values of more than 8 bits are stretched from their lowest to their highest, since Pillow would cut them at 255."""
     from PIL import Image
 

@@ -98,6 +98,7 @@ class Export(Section):
 
 class Report(Section):
     pictures: int = Field(500, ge=0, description="a whole number: how many of the worst issues report.html shows as pictures")
+    image_quality: bool = Field(True, description="true or false: whether cleanvision looks at every picture at the run's end")
 
 
 class Executor(Section):

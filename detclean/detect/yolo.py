@@ -6,6 +6,7 @@ that dies must not take the run with it.
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -16,15 +17,18 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from detclean.boxes import Boxes, Ints, read_boxes
+from detclean.boxes import Boxes, Floats, Ints, Mask, read_boxes
 from detclean.dataset import Dataset
 from detclean.detect.locations import COLUMNS
 from detclean.detect.yolo_pieces import cut_job, join_pieces, remove_pieces
 from detclean.detect.yolo_process import Display, Executor, Job, Silence, run_jobs
 from detclean.detect.yolo_settings import THREADS_A_FOLD, choose_slots, complete_predict, complete_train, prepare
 from detclean.detect.yolo_view import find_names, write_fold_lists, write_questions, write_view
-from detclean.errors import StageError
+from detclean.errors import ConfigError, StageError
+from detclean.files import write_whole
 from detclean.machine import count_cores
+
+DRAW = "draw.npy"  # in a fold's folder: how often it draws each image
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,8 @@ def train_folds(
     model: str,
     train: Mapping[str, Any],
     seed: int = 0,
+    draw: Floats | None = None,
+    seeds: bool = False,
     workers: int | None = None,
     executor: Executor | None = None,
     display: Display | None = None,
@@ -58,7 +64,9 @@ def train_folds(
     folds: (repeats, N), the fold of each image. out: a folder that survives a crash: a fold that is done is not repeated, and one that
     was interrupted goes on after its last finished epoch and ends (on a CPU, with as many cores) with the same weights to the bit.
     model: a .pt or .yaml, or the name of weights that Ultralytics publishes. train: Ultralytics' training arguments, with
-    `device: auto`. workers: how many folds at a time; on GPUs, one on each. executor: trains on other machines, to the same weights.
+    `device: auto`. draw: (parts, N), how often each image is drawn compared with the others, in each of that many equal parts of the
+    training; an epoch is as long as without. seeds: a repeat is one training with a seed of its own, and is called so. workers: how many
+    folds at a time; on GPUs, one on each. executor: trains on other machines, to the same weights.
 
     Raises ConfigError for settings that cannot be, StageError for weights that cannot be had and for a training that failed.
     """
@@ -66,17 +74,21 @@ def train_folds(
     out = out.resolve()
     if isinstance(train.get("pretrained"), str):
         train = {**train, "pretrained": os.path.abspath(train["pretrained"])}  # the children work in other folders
-    parts = list_folds(folds)
+    if draw is not None and train.get("rect"):
+        raise ConfigError("train.rect: its batches hold images of one shape, so that none can be drawn by trust; set train.rect=false")
+    parts = list_folds(folds, seeds)
     pending = [part for part in parts if not part.weights(out).exists()]
     if pending:
         names = find_names(dataset)
-        _check_training_parts(dataset, names, folds, parts)
+        _check_training_parts(_find_usable(dataset, names, draw), folds, parts)
         prepared = prepare(dataset, out, model, train)
         slots = find_slots(prepared, train.get("device"), len(parts), workers, executor)
         settings = complete_train(train, dataset, slots, seed, display)
         view = write_view(dataset, names, out)
         for part in pending:
             write_fold_lists(dataset, names, folds[part.repeat] == part.fold, view, out / "folds" / part.name)
+            if draw is not None:
+                _write_draw(draw, out / "folds" / part.name / DRAW)
         common = {
             "task": "training",
             "train": settings | {"model": prepared["model"]},
@@ -89,13 +101,20 @@ def train_folds(
             display.task(part.key, "epoch", prepared["epochs"])
             if part not in pending:
                 display.advance(part.key, prepared["epochs"], prepared["epochs"], "done earlier")
-        run_jobs([_training(part, out) for part in pending], slots, common, display, executor)
+        run_jobs([_training(part, out, draw is not None) for part in pending], slots, common, display, executor)
     _tidy(out, [part.name for part in parts])
 
 
-def _training(part: Fold, out: Path) -> Job:
-    settings = {"repeat": part.repeat, "fold": part.fold, "weights": str(part.weights(out))}
-    return Job(part.key, out / "folds" / part.name, part.weights(out), settings)
+def _training(part: Fold, out: Path, drawn: bool) -> Job:
+    folder = out / "folds" / part.name
+    settings = {"repeat": part.repeat, "fold": part.fold, "weights": str(part.weights(out)), "draw": str(folder / DRAW) if drawn else None}
+    return Job(part.key, folder, part.weights(out), settings)
+
+
+def _write_draw(draw: Floats, path: Path) -> None:
+    content = io.BytesIO()
+    np.save(content, draw.astype(np.float64), allow_pickle=False)
+    write_whole(path, content.getvalue())
 
 
 @dataclass(frozen=True)
@@ -120,6 +139,7 @@ def predict_out_of_fold(
     looks: Boxes,
     predict: Mapping[str, Any],
     everyone: bool = False,
+    seeds: bool = False,
     device: Any = None,
     workers: int | None = None,
     executor: Executor | None = None,
@@ -128,14 +148,14 @@ def predict_out_of_fold(
     """What each model of `train_folds` (in the folder `trained`) sees in the images that it was not trained on.
 
     The detections have score, class_scores (n, K), fold and repeat. looks: boxes at which the raw output is to be examined. predict:
-    conf, iou, max_det, imgsz, batch. everyone: the models that were trained on an image are asked about its looks as well. executor:
-    looks on other machines, in pieces smaller than a fold. out survives a crash, and holds `folds/fold-0/detections.parquet`, ...
-    afterwards. Raises ConfigError and StageError.
+    conf, iou, max_det, imgsz, batch. everyone: the models that were trained on an image are asked about its looks as well. seeds: as in
+    `train_folds`. executor: looks on other machines, in pieces smaller than a fold. out survives a crash, and holds
+    `folds/fold-0/detections.parquet`, ... afterwards. Raises ConfigError and StageError.
     """
     display = display or Silence()
     out = out.resolve()
     looking = complete_predict(predict)
-    parts = list_folds(folds)
+    parts = list_folds(folds, seeds)
     jobs = [_prediction(part, trained.resolve(), out) for part in parts]
     pending = [job for job in jobs if not job.marker.exists()]
     if pending:
@@ -170,8 +190,11 @@ def _prediction(part: Fold, trained: Path, out: Path) -> Job:
     return Job(f"looking with {part.key}", folder, folder / "detections.parquet", settings)
 
 
-def list_folds(folds: Ints) -> list[Fold]:
-    """Every model of a cross-validation: folds (repeats, N), -1 for an image that every model is trained on."""
+def list_folds(folds: Ints, seeds: bool = False) -> list[Fold]:
+    """Every model of a cross-validation: folds (repeats, N), -1 for an image that every model is trained on.
+
+    seeds: every repeat is one model that differs from the others by its seed alone.
+    """
     repeats = len(folds)
     parts = []
     for repeat in range(repeats):
@@ -179,6 +202,7 @@ def list_folds(folds: Ints) -> list[Fold]:
         for fold in present:
             name = f"fold-{fold}" if repeats == 1 else f"repeat-{repeat}-fold-{fold}"
             key = f"fold {fold + 1}/{len(present)}" + (f" of repeat {repeat + 1}/{repeats}" if repeats > 1 else "")
+            key = f"seed {repeat + 1} of {repeats}" if seeds else key
             parts.append(Fold(repeat, int(fold), key, name))
     return parts
 
@@ -197,12 +221,18 @@ def share_threads(slots: Sequence[str]) -> int:
     return min(THREADS_A_FOLD, max(1, count_cores() // len(slots)))
 
 
-def _check_training_parts(dataset: Dataset, names: list[str | None], folds: Ints, parts: list[Fold]) -> None:
+def _find_usable(dataset: Dataset, names: list[str | None], draw: Floats | None) -> Mask:
+    """Images with a picture and an annotation that are drawn at all: (parts of the training, N)."""
     annotated = np.zeros(dataset.image_count, bool)
     annotated[dataset.annotations.image_index] = True
     usable = annotated & np.array([name is not None for name in names], bool)
+    every: Mask = usable & (np.ones((1, len(usable))) if draw is None else draw).astype(bool)
+    return every
+
+
+def _check_training_parts(usable: Mask, folds: Ints, parts: list[Fold]) -> None:
     for part in parts:
-        if not (usable & (folds[part.repeat] != part.fold)).any():
+        if not (usable & (folds[part.repeat] != part.fold)).any(axis=1).all():
             raise StageError(f"{part.key}: none of the images to train on has a picture and an annotation; use other folds or more images")
 
 

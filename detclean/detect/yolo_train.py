@@ -9,7 +9,9 @@ import io
 import os
 import random
 import time
+from collections.abc import Iterator
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +21,17 @@ import torch
 from ultralytics.cfg import DEFAULT_CFG_DICT
 from ultralytics.data import dataset as ultralytics_dataset
 from ultralytics.data import utils as ultralytics_data
+from ultralytics.data.augment import BaseMixTransform, Compose, Mosaic
 from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.utils import LOGGER, torch_utils
 from ultralytics.utils.torch_utils import unwrap_model
 
+from detclean.boxes import Ints
+from detclean.detect.draws import draw_epoch, find_part
 from detclean.errors import StageError
 
 NAN_ATTEMPTS = 3  # as often as Ultralytics' own trainer tries an epoch anew
+DRAWING = 1  # sets the drawing of images apart from all else that is random in an epoch
 REPORT_SECONDS = 2.0  # between two reports from inside an epoch
 
 
@@ -60,6 +66,7 @@ class FoldTrainer(DetectionTrainer):
         self.step_every = 1
         self.batch_number = self.open_batches = 0
         self.reported = 0.0
+        self.draw = np.load(job["draw"], allow_pickle=False) if job.get("draw") else None  # (parts, N)
         super().__init__(
             overrides=job["train"] | {"device": job["device"], "data": str(self.folder / "data.yaml"), "save_dir": str(self.folder)}
         )
@@ -111,6 +118,24 @@ class FoldTrainer(DetectionTrainer):
             dataset.ims[index], dataset.im_hw0[index], dataset.im_hw[index] = None, None, None
         dataset.buffer.clear()
         self.batch_number = self.open_batches = 0
+        if self.draw is not None:
+            self.draw_images(np.random.default_rng((*entropy, DRAWING)))
+
+    def draw_images(self, rng: np.random.Generator) -> None:
+        """Which images this epoch sees and how often, in place of each once. Those that a mosaic mixes in come from the same ones.
+
+        In an epoch in which all weigh the same, everything is as if nothing were drawn.
+        """
+        dataset = self.train_loader.dataset
+        index = [int(Path(file).stem) for file in dataset.im_files]  # their names in the view
+        weights = find_part(self.draw, self.epoch, self.epochs)[index]
+        chosen = draw_epoch(weights, rng)
+        self.train_loader.batch_sampler.sampler.sampler = ShuffledImages(chosen, self.train_loader.generator)
+        alike = weights.min() == weights.max()
+        for mix in _find_mixes(dataset.transforms):
+            mix.__dict__.pop("get_indexes", None)
+            if not alike:
+                mix.get_indexes = partial(random.choices, chosen.tolist(), k=mix.n - 1 if isinstance(mix, Mosaic) else 1)
 
     def report_batch(self) -> None:
         """Tells the parent every few seconds how far the epoch is."""
@@ -191,6 +216,29 @@ class FoldTrainer(DetectionTrainer):
         self.scheduler.last_epoch = epoch - 1
         self._model_train()
         return True
+
+
+class ShuffledImages(torch.utils.data.Sampler[int]):
+    """The images of an epoch in an order that PyTorch's own sampler would bring them in, were each there once."""
+
+    def __init__(self, chosen: Ints, generator: torch.Generator):
+        self.chosen, self.generator = torch.as_tensor(chosen), generator
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.chosen[torch.randperm(len(self.chosen), generator=self.generator)].tolist())
+
+
+def _find_mixes(transform: Any) -> Iterator[BaseMixTransform]:
+    """All that mix other images into one, however deep they stand: mosaic, mixup, cutmix, copied objects."""
+    if isinstance(transform, Compose):
+        for inner in transform.transforms:
+            yield from _find_mixes(inner)
+    if isinstance(transform, BaseMixTransform):
+        yield transform
+        yield from _find_mixes(transform.pre_transform)
 
 
 def train_fold(job: dict[str, Any], trainer: type[FoldTrainer] = FoldTrainer) -> None:

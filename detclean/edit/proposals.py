@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import polars as pl
 
+from detclean.boxes import Floats
 from detclean.dataset import Dataset, Edit
 from detclean.edit.changes import as_edits, make_change, propose_after
 
 Strategy = Literal["fix", "drop_boxes", "drop_images"]
+Pruning = Literal["drop_hard", "keep_hard"]
 
 
 @dataclass(frozen=True)
@@ -36,3 +39,18 @@ def propose_cleaning(dataset: Dataset, issues: pl.DataFrame, strategy: Strategy 
         return Cleaning(tuple(deletions), ())
     rows = [row for row in chosen.iter_rows(named=True) if row["action"] != "review"]
     return Cleaning(tuple(as_edits([make_change(dataset, row, propose_after(row)) for row in rows], dataset)), ())
+
+
+def propose_pruning(issues: pl.DataFrame, hardness: Floats, strategy: Pruning) -> Cleaning:
+    """Images to leave out by how hard they are, their labels as given. hardness: (N,); issues: with image_index and verdict.
+
+    drop_hard: the images in which something is flagged as merely hard and nothing as noisy. keep_hard: as many of the easiest images, of
+    equals the first, but none in which something is flagged as noisy. So both leave out equally many.
+    """
+    noisy, hard = (set(issues.filter(pl.col("verdict") == verdict)["image_index"].to_list()) for verdict in ("noisy", "hard"))
+    merely_hard = sorted(hard - noisy)
+    if strategy == "drop_hard":
+        return Cleaning((), tuple(merely_hard))
+    easiest = np.argsort(hardness, kind="stable")
+    free = easiest[~np.isin(easiest, list(noisy))]
+    return Cleaning((), tuple(sorted(free[: len(merely_hard)].tolist())))

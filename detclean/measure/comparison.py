@@ -32,14 +32,14 @@ class Version:
     """One version of the training labels, and what the models trained on it find.
 
     detections: one Boxes a seed, all on the same test images, with score; images, annotations: how many it was trained on; control_of:
-    the strategy whose amount this one removed at random.
+    the strategies whose amount this one does at random.
     """
 
     name: str
     detections: Sequence[Boxes]
     images: int
     annotations: int
-    control_of: str | None = None
+    control_of: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,9 @@ def compare_versions(test: Dataset, versions: Sequence[Version], *, resamples: i
     """Every version's figures, and its differences to the first version (the labels as given) and to its random control.
 
     -> a document for JSON: images, annotations, categories, seeds, resamples, reference, thresholds (by seed), and versions by name:
-    images, annotations, control_of, figures and per_category (AP50) with mean, sd, low, high and by_seed (shares of 1, None where there
-    is none), confusion (K+1, K+1: rows annotated, columns found, last is background; sum over the seeds), over_given and over_control:
+    images, annotations, control_of (names, none but for a control), figures and per_category (AP50) with mean, sd, low, high and by_seed
+    (shares of 1, None where there is none), confusion (K+1, K+1: rows annotated, columns found, last is background; sum over the seeds),
+    over_given and over_control:
     the figures' differences in points, None for the first version and where there is no control. Precision, recall, F1 and confusion are
     those at the confidence where the labels as given have their best F1, one for each seed. Raises ValueError for versions that cannot be
     compared.
@@ -71,7 +72,7 @@ def compare_versions(test: Dataset, versions: Sequence[Version], *, resamples: i
         version.name: [_measure(own, match_detections(test, boxes), t) for boxes, t in zip(version.detections, thresholds, strict=True)]
         for version in versions
     }
-    controls = {version.control_of: version.name for version in versions if version.control_of is not None}
+    controls = {strategy: version.name for version in versions for strategy in version.control_of}
     given = measured[versions[0].name]
     rows = {}
     for version in versions:
@@ -79,7 +80,7 @@ def compare_versions(test: Dataset, versions: Sequence[Version], *, resamples: i
         rows[version.name] = {
             "images": version.images,
             "annotations": version.annotations,
-            "control_of": version.control_of,
+            "control_of": list(version.control_of),
             "figures": {name: _summarise([seed[name] for seed in mine]) for name in FIGURES},
             "per_category": {name: _summarise([seed["per_category"][:, k] for seed in mine]) for k, name in enumerate(test.categories)},
             "confusion": sum(
@@ -103,7 +104,7 @@ def compare_versions(test: Dataset, versions: Sequence[Version], *, resamples: i
 
 def _require_comparable(image_count: int, versions: Sequence[Version]) -> None:
     names = [version.name for version in versions]
-    controls = [version.control_of for version in versions if version.control_of is not None]
+    controls = [strategy for version in versions for strategy in version.control_of]
     if not versions or not versions[0].detections:
         raise ValueError("nothing to compare: the first version is the labels as given, with the detections of at least one seed")
     if len({len(version.detections) for version in versions}) > 1:
@@ -114,7 +115,7 @@ def _require_comparable(image_count: int, versions: Sequence[Version]) -> None:
     if last >= image_count:
         raise ValueError(f"detections on image {last} of {image_count} test images: they are not those of this data set")
     if len(set(names)) < len(names) or len(set(controls)) < len(controls) or not set(controls) <= set(names[1:]):
-        raise ValueError(f"every version needs a name of its own, and a control a strategy of its own: {names}, controls of {controls}")
+        raise ValueError(f"every version needs a name of its own, and a strategy one control: {names}, controls of {controls}")
 
 
 def _choose_threshold(matched: Matched, annotations: int) -> float:
@@ -247,7 +248,7 @@ def _count_confusions(test: Dataset, boxes: Boxes, threshold: float) -> Ints:
 def rank_strategies(document: Mapping[str, Any]) -> list[str]:
     """The names of the strategies, neither the labels as given nor controls, the best mAP50 first; unknown ones last."""
     versions = document["versions"]
-    names = [name for name, row in versions.items() if name != document["reference"] and row["control_of"] is None]
+    names = [name for name, row in versions.items() if name != document["reference"] and not row["control_of"]]
 
     def worth(name: str) -> float:
         mean = versions[name]["figures"]["map50"]["mean"]
@@ -257,7 +258,7 @@ def rank_strategies(document: Mapping[str, Any]) -> list[str]:
 
 
 def say_verdict(document: Mapping[str, Any]) -> str:
-    """One sentence a strategy, the best first, each on a line of its own; a last one where there is a single seed."""
+    """One sentence a strategy, the best first, each on a line of its own; one about the test's labels; one where there is a single seed."""
     lines = []
     for name in rank_strategies(document):
         row = document["versions"][name]
@@ -267,11 +268,28 @@ def say_verdict(document: Mapping[str, Any]) -> str:
             continue
         parts = [f"mAP50 {_say_points(gap, ' points')} over the labels as given{_judge(gap)}"]
         if control and control["mean"] is not None:
-            parts.append(f"{_say_points(control)} over removing as much at random{_judge(control)}")
+            parts.append(f"{_say_points(control)} over as much at random{_judge(control)}")
         lines.append(f"{name}: {', '.join(parts)}{_say_seeds(gap)}.")
+    if lines and document.get("test_labels"):
+        lines.append(say_test_labels(document))
     if lines and document["seeds"] == 1:
         lines.append("One seed only: how far another training would move these figures is not known.")
     return "\n".join(lines) or "No strategy was compared with the labels as given."
+
+
+def say_test_labels(document: Mapping[str, Any]) -> str:
+    """How many of the test's labels look wrong, and what the strategies are worth on the images without them, the best first."""
+    doubts, trusted = document["test_labels"], document["trusted"]
+    told = f"{doubts['expected_errors']:.0f} expected" if doubts["calibrated"] else "by simple rules: too few to learn from"
+    if not doubts["noisy"]:
+        return f"None of the {document['annotations']} test labels looks more wrong than right ({told})."
+    one = doubts["noisy"] == 1
+    sentence = f"{doubts['noisy']} {'error is' if one else 'errors are'} suspected in the {document['annotations']} test labels ({told})"
+    if trusted is None:
+        return f"{sentence}, in every test image: look at test_issues.csv before you believe these figures."
+    gaps = {name: trusted["versions"][name]["over_given"]["map50"] for name in rank_strategies(trusted)}
+    said = ", ".join(f"{name} {_say_points(gap)}" for name, gap in gaps.items() if gap["mean"] is not None)
+    return f"{sentence}; on the {trusted['images']} images without {'it' if one else 'them'}: {said or 'no annotation is left'}."
 
 
 def _say_points(gap: Mapping[str, Any], unit: str = "") -> str:

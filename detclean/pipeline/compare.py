@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,40 +13,33 @@ import orjson
 import polars as pl
 
 from detclean import __version__
-from detclean.boxes import Boxes, read_boxes, write_boxes
+from detclean.boxes import Boxes, Floats, Ints, Mask, read_boxes, write_boxes
 from detclean.config import Config, read_config
 from detclean.dataset import Dataset, open_dataset, write_dataset
 from detclean.detect.yolo import predict_out_of_fold
 from detclean.distribute import Cluster
 from detclean.edit.changes import as_edits, find_changes
 from detclean.edit.decisions import read_decisions
-from detclean.edit.proposals import Cleaning, Strategy, propose_cleaning
-from detclean.edit.versions import clean_in_memory, draw_control, join_with_test
-from detclean.errors import ConfigError, DatasetError
+from detclean.edit.proposals import Cleaning, propose_cleaning, propose_pruning
+from detclean.edit.strategies import STRATEGIES, Labels, compute_trust, draw_by_trust, heed_decisions, list_versions
+from detclean.edit.versions import clean_in_memory, join_with_test
+from detclean.errors import ConfigError, DatasetError, DetcleanError
 from detclean.files import write_whole
 from detclean.measure.comparison import Version, compare_versions
-from detclean.pipeline.run import find_machines, stage_settings
-from detclean.pipeline.steps import train_models
+from detclean.pipeline.run import find_machines, renew_report, stage_settings
+from detclean.pipeline.steps import gather_evidence, open_scores, train_models
 from detclean.runfolder import Run, open_run, read_table
-from detclean.score.issues import NOISY
+from detclean.score.issues import NOISY, select_issues
+from detclean.score.scores import draw_dataset_looks, score_dataset
 from detclean.show.comparison_table import draw_comparison, draw_confusions, write_comparison_markdown
+from detclean.show.issue_lists import write_issues
 from detclean.show.progress import Display
 from detclean.stages import Stage, StageContext, StageResult, lock_run, run_stages
 
-GIVEN = "as given"
-STRATEGIES: tuple[Strategy, ...] = ("fix", "drop_boxes", "drop_images")
-CONTROL = "random, as much as {}"
 TEST_SPLITS = ("test", "val")
-
-
-@dataclass(frozen=True)
-class Labels:
-    """One version of the labels: its name, the slug of its stages, what is done to the labels as given, and of what it is the control."""
-
-    name: str
-    slug: str
-    cleaning: Cleaning
-    control_of: str | None = None
+DRAWING = ("reweight", "curriculum")  # strategies that leave the labels as they are
+DRAW = "draw.npy"  # beside a version's labels: how often each image is drawn
+DOUBTS = "doubts"  # the stage that looks for errors in the test's labels
 
 
 @dataclass(frozen=True)
@@ -58,10 +51,11 @@ class Comparison:
 
 
 def compare_strategies(folder: str | Path, strategies: Sequence[str], seeds: int, display: Display) -> Comparison:
-    """Trains on the labels as given, on each strategy's version and on a random control of each -> compare.json, .md, two pictures.
+    """Trains on the labels as given, on each strategy's version and on random controls -> compare.json, .md, two pictures, test_issues.csv.
 
     All with the run's own model and training settings, the same seeds, and judged on the same images of another split, which no stage has
-    cleaned. What is trained already is not trained again. Raises ConfigError, DatasetError and StageError.
+    cleaned; and once more without those of them whose labels look wrong. Strategies that do equally much share a control. What is trained
+    already is not trained again. The run's report is renewed. Raises ConfigError, DatasetError and StageError.
     """
     run = open_run(folder)
     config = read_config(run.folder / "config.yaml", [])
@@ -75,18 +69,30 @@ def compare_strategies(folder: str | Path, strategies: Sequence[str], seeds: int
     test = _find_test(run)
     split = str(test.images["split"][0])
     display.say(f"compare: judged on the {test.image_count} images of '{split}', {seeds} seeds")
-    versions = _list_versions(run, config, strategies)
+    versions = list_strategies(run, config, strategies, display)
+    display.say(f"compare: {len(versions)} versions of the labels, {len(versions) * seeds} trainings")
     with lock_run(out), find_machines(config, display) as executor:
         results = run_stages(_stages(config, versions, executor), out, _settings(config, run, versions, split, seeds), display)
         judged = [_read_version(version, results) for version in versions]
-        document = compare_versions(test, judged)
+        document = compare_versions(test, judged) | judge_trusted(test, judged, results[DOUBTS].folder)
         document |= {"detclean": __version__, "name": run.summary["name"], "model": config.model, "test": split}
         document["seconds"] = {name: round(result.seconds, 2) for name, result in results.items()}
         write_whole(out / "compare.json", orjson.dumps(document, option=orjson.OPT_INDENT_2))
         write_whole(out / "compare.md", write_comparison_markdown(document))
+        write_whole(out / "test_issues.csv", (results[DOUBTS].folder / "issues.csv").read_bytes())
         draw_comparison(document, out / "compare.png")
         draw_confusions(document, out / "confusion.png")
+    _renew(run.folder, display)
     return Comparison(out, document)
+
+
+def _renew(folder: Path, display: Display) -> None:
+    """The run's report, with the comparison in it. What was compared is not lost where somebody else is working on the run."""
+    try:
+        with lock_run(folder):
+            renew_report(folder, display)
+    except DetcleanError as error:
+        display.say(f"report.html: not renewed ({error})")
 
 
 def _find_test(run: Run) -> Dataset:
@@ -100,33 +106,40 @@ def _find_test(run: Run) -> Dataset:
     raise DatasetError(f"{run.summary['data']}: has no images beside those that were cleaned ('{run.summary['split']}'); {remedy}")
 
 
-def _list_versions(run: Run, config: Config, strategies: Sequence[str]) -> list[Labels]:
-    versions = [Labels(GIVEN, "given", Cleaning((), ()))]
-    for strategy in strategies:
-        cleaning = _clean(run, strategy, config.clean.min_probability)
-        if not (cleaning.edits or cleaning.drop_images):
+def list_strategies(run: Run, config: Config, strategies: Sequence[str], display: Display) -> list[Labels]:
+    """Every version to train on. A strategy that cannot be told from the labels as given is left out, and that is said."""
+    does: dict[str, Cleaning | Floats] = {}
+    for strategy in dict.fromkeys(strategies):
+        if strategy in DRAWING and config.train.get("rect"):
+            display.say(f"compare: {strategy} is left out, as with train.rect no image can be drawn more often than another")
             continue
-        slug = strategy.replace("_", "-")
-        control = draw_control(run.dataset, cleaning, np.random.default_rng(config.folds.seed))
-        versions.append(Labels(strategy, slug, cleaning))
-        versions.append(Labels(CONTROL.format(strategy), f"random-{slug}", control, control_of=strategy))
-    if len(versions) == 1:
+        done = _apply(run, strategy, config.clean.min_probability)
+        if done is None or (isinstance(done, Cleaning) and not (done.edits or done.drop_images)):
+            display.say(f"compare: {strategy} is left out, as it changes nothing")
+        elif isinstance(done, Cleaning) and not len(clean_in_memory(run.dataset, done).annotations):
+            display.say(f"compare: {strategy} is left out, as it leaves nothing to train on")
+        else:
+            does[strategy] = done
+    if not does:
         raise DatasetError(f"{run.folder}: no strategy changes anything, so there is nothing to compare")
-    return versions
+    return list_versions(run.dataset, does, config.folds.seed)
 
 
-def _clean(run: Run, strategy: str, min_probability: float | None) -> Cleaning:
-    """What a strategy does, heeding what people decided: what they called right stays, what they accepted counts as sure."""
+def _apply(run: Run, strategy: str, min_probability: float | None) -> Cleaning | Floats | None:
+    """What a strategy does to the labels or how it draws the images, heeding what people decided."""
     decisions = read_decisions(run.folder)
+    verdicts = {name: decision.verdict for name, decision in decisions.items()}
     if strategy == "fix":
         least = NOISY if min_probability is None else min_probability
         return Cleaning(tuple(as_edits(find_changes(run.dataset, run.issues, decisions, least).all, run.dataset)), ())
-    verdict = pl.Series([decisions[name].verdict if name in decisions else "" for name in run.issues["issue_id"].to_list()])
-    issues = run.issues.with_columns(
-        probability=pl.when(verdict == "accept").then(1.0).otherwise("probability"),
-        verdict=pl.when(verdict == "accept").then(pl.lit("noisy")).otherwise("verdict"),
-    ).filter(~verdict.is_in(["reject", "hard"]))
-    return propose_cleaning(run.dataset, issues, strategy, min_probability)  # type: ignore[arg-type]
+    if strategy in DRAWING:
+        scores = open_scores(run.stage("score"))
+        trust = compute_trust(run.dataset.image_count, scores.annotations, scores.candidates, run.issues, verdicts)
+        return draw_by_trust(trust, strategy)
+    issues = heed_decisions(run.issues, verdicts)
+    if strategy in ("drop_hard", "keep_hard"):
+        return propose_pruning(issues, run.table("images")["hardness"].to_numpy(), strategy)  # type: ignore[arg-type]
+    return propose_cleaning(run.dataset, issues.filter(pl.col("decided") != "hard"), strategy, min_probability)  # type: ignore[arg-type]
 
 
 def _stages(config: Config, versions: Sequence[Labels], executor: Cluster | None) -> list[Stage]:
@@ -136,7 +149,7 @@ def _stages(config: Config, versions: Sequence[Labels], executor: Cluster | None
     for version in versions:
         load, train = f"labels-{version.slug}", f"train-{version.slug}"
         stages += [
-            Stage(load, partial(_write_labels, version=version), content_addressed=True),
+            Stage(load, partial(write_labels, version=version), content_addressed=True),
             Stage(train, partial(_train, source=load, **places), needs=(load,), resumable=True),
             Stage(
                 f"detect-{version.slug}",
@@ -145,7 +158,8 @@ def _stages(config: Config, versions: Sequence[Labels], executor: Cluster | None
                 resumable=True,
             ),
         ]
-    return stages
+    needed = (f"labels-{versions[0].slug}", f"detect-{versions[0].slug}")
+    return [*stages, Stage(DOUBTS, partial(find_doubts, source=needed[0], looked=needed[1]), needs=needed)]
 
 
 def _settings(config: Config, run: Run, versions: Sequence[Labels], split: str, seeds: int) -> dict[str, Any]:
@@ -155,45 +169,102 @@ def _settings(config: Config, run: Run, versions: Sequence[Labels], split: str, 
         settings[f"labels-{version.slug}"] = {"load": str(run.stage("load")), "split": split}
         settings[f"train-{version.slug}"] = common["train"] | {"seeds": seeds}
         settings[f"detect-{version.slug}"] = {"predict": config.model_dump(mode="json")["predict"], "seeds": seeds}
+    settings[f"detect-{versions[0].slug}"]["looks"] = config.score.seed  # they never saw the test's labels, and are asked about them
+    test = {"load": str(run.stage("load")), "split": split}
+    settings[DOUBTS] = common["score"] | test | {"types": common["issues"]["types"]}
     return settings
 
 
-def _write_labels(context: StageContext, version: Labels) -> None:
-    """A version's images to train on, with its labels, and behind them those of the test."""
-    load = Path(context.settings["load"])
-    test = open_dataset(load / "all").select_split(context.settings["split"])
-    joined, is_test = join_with_test(clean_in_memory(open_dataset(load / "part"), version.cleaning), test)
+def write_labels(context: StageContext, version: Labels) -> None:
+    """A version's images to train on, with its labels, and behind them those of the test; how they are drawn."""
+    part = open_dataset(Path(context.settings["load"]) / "part")
+    joined, is_test = join_with_test(clean_in_memory(part, version.cleaning), _open_test(context.settings))
     write_dataset(joined, context.out)
     pl.DataFrame({"is_test": is_test}).write_parquet(context.out / "test.parquet")
+    if version.draw is not None:
+        never = np.zeros((len(version.draw), int(is_test.sum())))
+        np.save(context.out / DRAW, np.concatenate([version.draw, never], axis=1), allow_pickle=False)
 
 
-def _open_labels(folder: Path, seeds: int) -> tuple[Dataset, np.ndarray]:
+def _open_test(settings: Mapping[str, Any]) -> Dataset:
+    return open_dataset(Path(settings["load"]) / "all").select_split(settings["split"])
+
+
+def _open_labels(folder: Path, seeds: int, executor: Cluster | None = None) -> tuple[Dataset, Ints]:
     """A version, and the fold of each image, once a seed: 0 for those of the test, -1 for those that every model is trained on."""
     is_test = read_table(folder / "test.parquet")["is_test"].to_numpy()
-    return open_dataset(folder), np.tile(np.where(is_test, 0, -1), (seeds, 1))
+    dataset = open_dataset(folder)
+    if executor is not None:
+        executor.expect_pictures(dataset.images["path"].drop_nulls().to_list())
+    return dataset, np.tile(np.where(is_test, 0, -1), (seeds, 1))
 
 
 def _train(context: StageContext, source: str, workers: int | None, executor: Cluster | None) -> None:
-    dataset, folds = _open_labels(context.inputs[source], context.settings["seeds"])
-    train_models(context, dataset, folds, workers, executor)
+    folder = context.inputs[source]
+    dataset, folds = _open_labels(folder, context.settings["seeds"], executor)
+    draw = np.load(folder / DRAW, allow_pickle=False) if (folder / DRAW).exists() else None
+    train_models(context, dataset, folds, workers, executor, draw=draw, seeds=True)
 
 
 def _detect(context: StageContext, source: str, trained: str, device: Any, workers: int | None, executor: Cluster | None) -> None:
-    dataset, folds = _open_labels(context.inputs[source], context.settings["seeds"])
-    nothing = dataset.annotations[np.zeros(len(dataset.annotations), bool)]
+    """What the models see in the test's images; those of the labels as given are asked about every box there, too."""
+    settings = context.settings
+    dataset, folds = _open_labels(context.inputs[source], settings["seeds"], executor)
+    looks = dataset.annotations[np.zeros(len(dataset.annotations), bool)]
+    if "looks" in settings:
+        test = dataset.select_images(folds[0] == 0)
+        looks = _shift(draw_dataset_looks(test, settings["looks"]).boxes, -(dataset.image_count - test.image_count))
     seen = predict_out_of_fold(
         dataset,
         folds,
         context.inputs[trained],
         context.out,
-        looks=nothing,
-        predict=context.settings["predict"],
+        looks=looks,
+        predict=settings["predict"],
+        seeds=True,
         device=device,
         workers=workers,
         executor=executor,
         display=context.display,
     )
     write_boxes(seen.detections, context.out / "detections.parquet")
+    if "looks" in settings:
+        seen.looks.write_parquet(context.out / "looks.parquet")
+        seen.at_detections.write_parquet(context.out / "at_detections.parquet")
+
+
+def find_doubts(context: StageContext, source: str, looked: str) -> None:
+    """Which of the test's labels look wrong to the models of the labels as given, which never saw them: issues.csv, facts.json."""
+    settings, folder = context.settings, context.inputs[looked]
+    test = _open_test(settings)
+    trained = open_dataset(context.inputs[source]).image_count - test.image_count
+    scores = score_dataset(
+        test,
+        _shift(read_boxes(folder / "detections.parquet"), trained),
+        gathered=gather_evidence(test, {"detect": folder}, settings),
+        planting_rounds=settings["planting_rounds"],
+        seed=settings["seed"],
+        engine=settings["engine"],
+    )
+    issues = select_issues(scores, test, target_precision=0.0, types=settings["types"]).filter(pl.col("verdict") == "noisy")
+    write_issues(issues, test, context.out, ["csv"])
+    facts = {
+        "noisy": issues.height,
+        "expected_errors": round(float(scores.images["expected_errors"].sum()), 2),
+        "calibrated": scores.facts["calibrated"],
+        "images": issues["image_index"].unique().sort().to_list(),
+    }
+    write_whole(context.out / "facts.json", orjson.dumps(facts))
+
+
+def judge_trusted(test: Dataset, versions: Sequence[Version], doubts: Path) -> dict[str, Any]:
+    """What of the test's labels looks wrong, and the whole comparison on the images in which nothing does; None where that is the same."""
+    facts = orjson.loads((doubts / "facts.json").read_bytes())
+    trusted = np.ones(test.image_count, bool)
+    trusted[facts.pop("images")] = False
+    few = [replace(version, detections=[_keep(boxes, trusted) for boxes in version.detections]) for version in versions]
+    again = compare_versions(test.select_images(trusted), few) if trusted.any() and not trusted.all() else None
+    return {"test_labels": facts | {"images_distrusted": int((~trusted).sum())}, "trusted": again}
 
 
 def _read_version(version: Labels, results: Mapping[str, StageResult]) -> Version:
@@ -211,3 +282,10 @@ def _read_version(version: Labels, results: Mapping[str, StageResult]) -> Versio
 def _shift(boxes: Boxes, by: int) -> Boxes:
     columns = boxes.columns()
     return Boxes(**columns | {"image_index": boxes.image_index - by})
+
+
+def _keep(boxes: Boxes, kept: Mask) -> Boxes:
+    """Those of the images that are kept (N,), numbered anew."""
+    number = np.cumsum(kept) - 1
+    own = boxes[kept[boxes.image_index]]
+    return Boxes(**own.columns() | {"image_index": number[own.image_index]})

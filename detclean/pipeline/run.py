@@ -16,20 +16,25 @@ from typing import Any
 
 import orjson
 import polars as pl
+import yaml
 
 from detclean import __version__
 from detclean.config import Config, config_as_yaml
+from detclean.config.sections import Report
 from detclean.dataset import ISSUE_TYPES, open_dataset
 from detclean.distribute import Cluster, open_executor
-from detclean.edit.decisions import FILE_NAME
+from detclean.edit.decisions import FILE_NAME as DECISIONS
 from detclean.files import write_whole
+from detclean.health import FILE_NAME as HEALTH
+from detclean.health import measure_health, write_health
 from detclean.pipeline import steps
 from detclean.report import write_report
-from detclean.runfolder import open_run, read_table
+from detclean.runfolder import Run, open_run, read_table
 from detclean.score.answers import compare_with_answers, read_answers
 from detclean.show.progress import Display
 from detclean.stages import Stage, StageResult, lock_run, run_stages
 
+SHOWN = (HEALTH, "compare/compare.json", "hard.csv")  # files of the run folder that the report shows beside its tables
 PACKAGES = ("ultralytics", "torch", "cleanlab", "numpy", "scikit-learn", "polars", "opencv-python")
 
 
@@ -54,7 +59,7 @@ def run_pipeline(config: Config, display: Display) -> RunResult:
         issues = read_table(folder / "issues.parquet")
         summary = _summarise(config, results, issues)
         write_whole(folder / "summary.json", orjson.dumps(summary, option=orjson.OPT_INDENT_2))
-        _report(folder, config.report.pictures, display)
+        renew_report(folder, display)
     return RunResult(folder, summary, issues)
 
 
@@ -99,7 +104,7 @@ def all_stages(config: Config, executor: Cluster | None) -> tuple[Stage, ...]:
         *before,
         score_stage(before),
         Stage("issues", steps.issues, needs=("load", "score")),
-        Stage("export", steps.export, needs=("load", "audit", *folds, "detect", "score", "issues")),
+        Stage("export", steps.export, needs=("load", "audit", *folds, "detect", "score", "issues"), version=2),
     )
 
 
@@ -158,18 +163,64 @@ def _publish(export: StageResult, folder: Path) -> None:
     write_whole(marker, export.fingerprint)
 
 
-def _report(folder: Path, pictures: int, display: Display) -> None:
-    """report.html, unless the one that is there shows the very same. A marker says what it shows."""
-    run, decisions = open_run(folder), folder / FILE_NAME
+def renew_report(folder: Path, display: Display) -> None:
+    """health.json and report.html of a finished run, unless those that are there show the very same. Markers say what they show.
+
+    How many pictures the page has, and whether all pictures are looked at, is what RUN/config.yaml says under `report`.
+    """
+    run, settings = open_run(folder), _read_report_settings(folder)
     shown = {name: value for name, value in run.summary.items() if name != "seconds"}
-    state = [shown, pictures, _digest_of(decisions)]
-    marker, digest = folder / "stages" / "reported", hashlib.sha256(orjson.dumps(state, option=orjson.OPT_SORT_KEYS)).hexdigest()
-    if (folder / "report.html").exists() and marker.exists() and marker.read_text() == digest:
-        return
+    decided = _digest_of(folder / DECISIONS)
     os.environ.setdefault("MPLCONFIGDIR", os.path.abspath(folder / "cache" / "matplotlib"))  # else it writes into the home folder
-    write_report(run, folder / "report.html", pictures=pictures)
-    write_whole(marker, digest)
-    display.say("report.html: written")
+    if _is_news(folder, "healthy", folder / HEALTH, [shown, settings.image_quality, decided]):
+        renew_health(run, settings.image_quality, display)
+        _remember_shown(folder, "healthy", [shown, settings.image_quality, decided])
+    state = [shown, settings.pictures, decided, *(_digest_of(folder / name) for name in SHOWN)]
+    if _is_news(folder, "reported", folder / "report.html", state):
+        write_report(run, folder / "report.html", pictures=settings.pictures)
+        _remember_shown(folder, "reported", state)
+        display.say("report.html: written")
+
+
+def find_health(folder: Path, display: Display) -> dict[str, Any]:
+    """The health of a finished run, measured anew, as it stands in health.json. Raises StageError."""
+    run, settings = open_run(folder), _read_report_settings(folder)
+    os.environ.setdefault("MPLCONFIGDIR", os.path.abspath(folder / "cache" / "matplotlib"))
+    with lock_run(folder):
+        return renew_health(run, settings.image_quality, display)
+
+
+def renew_health(run: Run, pictures: bool, display: Display) -> dict[str, Any]:
+    """Measures the health of a run and writes health.json; pictures that an earlier look knows are not read again."""
+
+    def progress(done: int, total: int) -> None:
+        display.advance("image quality", done, total)
+
+    document = measure_health(run, pictures=pictures, workers=steps.count_auditors(), progress=progress, log=display.log)
+    write_health(run, document)
+    return document
+
+
+def _read_report_settings(folder: Path) -> Report:
+    """The section `report` of the run's own config.yaml, what is missing or damaged there as by default."""
+    try:
+        section = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))["report"]
+        return Report.model_validate(section)
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+        return Report.model_validate({})
+
+
+def _is_news(folder: Path, marker: str, made: Path, state: list[Any]) -> bool:
+    place = folder / "stages" / marker
+    return not (made.exists() and place.exists() and place.read_text() == _digest_state(state))
+
+
+def _remember_shown(folder: Path, marker: str, state: list[Any]) -> None:
+    write_whole(folder / "stages" / marker, _digest_state(state))
+
+
+def _digest_state(state: list[Any]) -> str:
+    return hashlib.sha256(orjson.dumps(state, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
 def _remove(path: Path) -> None:

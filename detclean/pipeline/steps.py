@@ -27,10 +27,13 @@ from detclean.formats.results import read_detections
 from detclean.runfolder import read_table
 from detclean.score.crop_opinion import CropOpinion, find_weak_categories
 from detclean.score.dynamics import compute_dynamics_evidence
+from detclean.score.hardness import find_objects, rank_images
 from detclean.score.issues import select_issues
+from detclean.score.looks import leave_out_crowds
 from detclean.score.scores import Scores, draw_dataset_looks, score_dataset
 from detclean.score.sources import SECOND_OPINION, Gathered, spread_over_looks
 from detclean.show.drawing import draw_issues
+from detclean.show.hard_table import write_hard
 from detclean.show.issue_lists import write_issues
 from detclean.show.progress import Display
 from detclean.stages import StageContext
@@ -140,8 +143,13 @@ def train(context: StageContext, workers: int | None, executor: Cluster | None =
     train_models(context, _open(context, "part", executor), open_folds(context.inputs["folds"]), workers, executor)
 
 
-def train_models(context: StageContext, dataset: Dataset, folds: Ints, workers: int | None, executor: Cluster | None) -> None:
-    """A model for each fold that `folds` (repeats, N) holds out, with the stage's settings: model, train, seed."""
+def train_models(
+    context: StageContext, dataset: Dataset, folds: Ints, workers: int | None, executor: Cluster | None, **drawing: Any
+) -> None:
+    """A model for each fold that `folds` (repeats, N) holds out, with the stage's settings: model, train, seed.
+
+    drawing: draw and seeds of `train_folds`.
+    """
     from detclean.detect.yolo import train_folds
 
     settings = context.settings
@@ -155,6 +163,7 @@ def train_models(context: StageContext, dataset: Dataset, folds: Ints, workers: 
         workers=workers,
         executor=executor,
         display=context.display,
+        **drawing,
     )
 
 
@@ -321,6 +330,7 @@ def export(context: StageContext) -> None:
     issues = read_table(context.inputs["issues"] / "issues.parquet")
     write_issues(issues, dataset, context.out, settings["formats"])
     _write_tables(dataset, scores, context.inputs["detect"], context.out)
+    _rank_hard(dataset, issues, context.inputs["detect"], context.out)
     findings = [read_table(context.inputs[name] / "findings.parquet") for name in ("audit", "folds") if name in context.inputs]
     pl.concat(findings).write_csv(context.out / "findings.csv")
     draw_issues(dataset, issues.head(PICTURED_ISSUES), context.out / "worst.jpg")
@@ -332,6 +342,15 @@ def export(context: StageContext) -> None:
     counts = Counter(edit.action for edit in cleaning.edits)
     facts = {"edits": dict(counts), "images_dropped": len(cleaning.drop_images)}
     write_whole(context.out / "facts.json", orjson.dumps(facts))
+
+
+def _rank_hard(dataset: Dataset, issues: pl.DataFrame, detect: Path, out: Path) -> None:
+    """hard.csv and hard.txt. The models of the repeats have looked at the same images."""
+    detections = read_boxes(detect / "detections.parquet")
+    seen = find_objects(detections, len(dataset.categories), detections.repeat)
+    ranked = rank_images(seen, dataset.image_count, len(dataset.categories), leave_out_crowds(dataset.annotations))
+    noisy = np.bincount(issues.filter(pl.col("verdict") == "noisy")["image_index"].to_numpy(), minlength=dataset.image_count)
+    write_hard(ranked.with_columns(issues=pl.Series(noisy).gather(ranked["image_index"])), dataset.images, dataset.categories, out)
 
 
 def _write_tables(dataset: Dataset, scores: Scores, detect: Path, out: Path) -> None:

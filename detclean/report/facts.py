@@ -1,4 +1,4 @@
-"""The figures of the report: the answer at a glance, the health of each category, what is confused with what, what the audit found."""
+"""The figures of the report: the answer at a glance, what people decided and what came true of it, what the audit found."""
 
 from __future__ import annotations
 
@@ -13,12 +13,9 @@ from detclean.dataset import ISSUE_TYPES
 from detclean.edit.decisions import Decision
 from detclean.errors import DetcleanError
 from detclean.runfolder import Run
-from detclean.score.calibration import ANNOTATION_TYPES
 from detclean.score.recalibration import MIN_DECISIONS, Precision, describe_precision
 
 CATEGORIES_SHOWN = 30
-CONFUSIONS_SHOWN = 10
-LEAST_CONFUSION = 0.05  # expected annotations, below which a pair is not worth a line
 FINDINGS_SHOWN = 3  # of a kind
 DECIDING = ("accept", "reject", "hard")
 
@@ -66,32 +63,6 @@ class Decided:
 
 
 @dataclass(frozen=True)
-class Category:
-    """One category. ap: AP50 out of fold. wrong: wrong annotations and overlooked objects, expected, by annotation (None without any).
-
-    by_type: expected numbers. confused: with which other category, and in how many annotations, expected.
-    """
-
-    name: str
-    annotations: int
-    ap: float | None
-    wrong: float | None
-    by_type: dict[str, float]
-    hardness: float | None
-    confused: tuple[str, float] | None
-
-
-@dataclass(frozen=True)
-class Confusion:
-    """Annotations of `given` that are expected to be `likely`; share: of all annotations of `given`."""
-
-    given: str
-    likely: str
-    expected: float
-    share: float
-
-
-@dataclass(frozen=True)
 class FoundKind:
     """Findings of the audit of one kind: how many, and the first few."""
 
@@ -136,41 +107,6 @@ def count_decisions(issues: pl.DataFrame, decisions: dict[str, Decision]) -> Dec
     if chosen.sum() >= MIN_DECISIONS:
         precision = describe_precision(issues.filter(chosen)["probability"].to_numpy(), (verdicts.filter(chosen) == "accept").to_numpy())
     return Decided(counts, precision)
-
-
-def rank_categories(run: Run, annotations: pl.DataFrame, candidates: pl.DataFrame) -> list[Category]:
-    """Every category, the one with the largest share of wrong labels first, those without annotations last."""
-    sums = [pl.col(f"p_{kind}").sum().alias(kind) for kind in ANNOTATION_TYPES]
-    hardness = pl.col("hardness").mean()
-    own = annotations.group_by("category").agg(pl.len().alias("n"), *sums, pl.col("p_any").sum(), hardness)
-    given = {row["category"]: row for row in own.iter_rows(named=True)}
-    missed = dict(candidates.group_by("category").agg(pl.col("probability").sum()).iter_rows())
-    partner: dict[str, tuple[str, float]] = {}
-    for row in _confusions(annotations).iter_rows(named=True):
-        partner.setdefault(row["category"], (row["other_category"], row["expected"]))
-    precision = run.summary.get("per_category") or {}
-    rows = []
-    for name in run.dataset.categories:
-        mine = given.get(name)
-        by_type = {"overlooked": float(missed.get(name, 0.0))} | {kind: float(mine[kind]) if mine else 0.0 for kind in ANNOTATION_TYPES}
-        wrong = (mine["p_any"] + by_type["overlooked"]) / mine["n"] if mine else None
-        count, hard = (mine["n"], mine["hardness"]) if mine else (0, None)
-        rows.append(Category(name, count, precision.get(name), wrong, by_type, hard, partner.get(name)))
-    return sorted(rows, key=lambda row: (row.wrong is None, -(row.wrong or 0.0)))
-
-
-def list_confusions(annotations: pl.DataFrame) -> list[Confusion]:
-    """The pairs of categories with the most expected confusions, most first."""
-    counts = dict(annotations.group_by("category").len().iter_rows())
-    rows = _confusions(annotations).head(CONFUSIONS_SHOWN)
-    return [Confusion(given, likely, expected, expected / counts[given]) for given, likely, expected in rows.iter_rows()]
-
-
-def _confusions(annotations: pl.DataFrame) -> pl.DataFrame:
-    named = annotations.filter(pl.col("other_category").is_not_null())
-    pairs = named.group_by("category", "other_category").agg(pl.col("p_swap").sum().alias("expected"))
-    worth = pairs.filter(pl.col("expected") >= LEAST_CONFUSION)
-    return worth.sort(["expected", "category", "other_category"], descending=[True, False, False])
 
 
 def list_findings(run: Run) -> list[FoundKind]:

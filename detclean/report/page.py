@@ -8,6 +8,8 @@ from typing import Any
 
 from detclean.edit.decisions import read_decisions
 from detclean.files import write_whole
+from detclean.health import open_groupings, read_health
+from detclean.health.categories import list_confusions, rank_categories
 from detclean.report import facts, words
 from detclean.runfolder import Run
 from detclean.score.recalibration import MIN_DECISIONS
@@ -15,6 +17,7 @@ from detclean.show.drawing import GIVEN, PROPOSED
 from detclean.show.words import TYPES
 
 PICTURES = 500  # of issues that are shown; 2,000 are still one file of less than 40 MB
+GATHERINGS_SHOWN = 6
 TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -43,12 +46,16 @@ def render_report(run: Run, *, pictures: int = PICTURES) -> str:
 
 def gather_facts(run: Run, pictures: int) -> dict[str, Any]:
     """Everything that the template shows, by name."""
+    from detclean.report.compared import gather_compared
+    from detclean.report.hardest import gather_hardest
     from detclean.report.pictures import make_cards
+    from detclean.report.thumbnails import picture_issues
 
     annotations, candidates, images = (run.table(name) for name in ("annotations", "candidates", "images"))
+    health = read_health(run.folder)
     decisions = read_decisions(run.folder)
     issues = run.issues.sort("rank")
-    categories = facts.rank_categories(run, annotations, candidates)
+    categories = rank_categories(run, annotations, candidates)
     shown = [category for category in categories[: facts.CATEGORIES_SHOWN] if category.wrong is not None]
     cards = make_cards(run.dataset, issues.head(pictures), decisions)
     return {
@@ -59,9 +66,14 @@ def gather_facts(run: Run, pictures: int) -> dict[str, Any]:
         "more_categories": sum(category.wrong is not None for category in categories) - len(shown),
         "empty_categories": [category for category in categories if category.wrong is None],
         "widest": max((category.wrong or 0.0 for category in shown), default=0.0) or 1.0,
-        "confusions": facts.list_confusions(annotations),
-        "plots": _draw_plots(run, annotations, candidates, images),
+        "confusions": list_confusions(annotations),
+        "health": health,
+        "health_of": {row["name"]: row for row in health["categories"]} if health else {},
+        "picture_issues": picture_issues(health) if health else [],
+        "plots": _draw_plots(run, annotations, candidates, images, health),
         "cards": cards,
+        "compared": gather_compared(run),
+        "hardest": gather_hardest(run),
         "kinds": [kind for kind in TYPES if any(card.kind == kind for card in cards)],
         "findings": facts.list_findings(run),
         "config": _read_config(run),
@@ -70,8 +82,12 @@ def gather_facts(run: Run, pictures: int) -> dict[str, Any]:
     }
 
 
-def _draw_plots(run: Run, annotations: Any, candidates: Any, images: Any) -> list[Any]:
-    from detclean.report import groups, plots
+def _draw_plots(run: Run, annotations: Any, candidates: Any, images: Any, health: dict[str, Any] | None) -> list[Any]:
+    from detclean.health.groups import compare_groups
+    from detclean.report import plots
+
+    gatherings = open_groupings(health)[:GATHERINGS_SHOWN] if health else []
+    gatherings = gatherings or [compare_groups(images, annotations, candidates)]
 
     realised = {
         "confirmed by people": facts.realised_by_decisions(run.issues, read_decisions(run.folder)),
@@ -84,7 +100,7 @@ def _draw_plots(run: Run, annotations: Any, candidates: Any, images: Any) -> lis
         plots.plot_quality(images),
         plots.plot_folds(run.summary.get("folds") or []),
         plots.plot_hardness(annotations),
-        plots.plot_groups(groups.compare_groups(images, annotations, candidates)),
+        *(plots.plot_groups(grouping, f"groups-{i}" if i else "groups") for i, grouping in enumerate(gatherings)),
     ]
     return sorted(drawn, key=lambda plot: plot.svg is None)  # those that have nothing to show come last
 

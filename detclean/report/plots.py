@@ -14,8 +14,8 @@ from matplotlib.ticker import MaxNLocator
 
 from detclean.boxes import Floats
 from detclean.dataset import ISSUE_TYPES
+from detclean.health.groups import LEAST_IMAGES, Grouping
 from detclean.report.drawn import INK, draw_svg, label
-from detclean.report.groups import LEAST_IMAGES, Grouping
 from detclean.report.words import COLOURS, number, percent, plural
 from detclean.score.issues import NOISY
 from detclean.show.words import TYPES
@@ -196,13 +196,15 @@ def plot_hardness(annotations: pl.DataFrame) -> Plot:
     return Plot("hardness", title, f"{answer}.", draw_svg("hardness", draw, max(1.4 + 0.24 * shown.height, 2.2)))
 
 
-def plot_groups(grouping: Grouping) -> Plot:
+def plot_groups(grouping: Grouping, name: str = "groups") -> Plot:
     """Expected errors per 100 annotations of each group of images, by type; groups that are worse by more than chance are marked."""
-    title = "Is one batch of images worse than the rest?"
-    what = "folder" if grouping.by == "folder" else "beginning of the name"
+    what = {"prefix": "beginning of the name"}.get(grouping.by, grouping.by)
+    title = (
+        "Is one batch of images worse than the rest?" if grouping.by in ("folder", "prefix") else f"Do errors gather by {label(what, 40)}?"
+    )
     if len(grouping.groups) < 2:
         why = "they lie in one folder and begin alike" if grouping.all == 1 else f"no two groups by {what} have {LEAST_IMAGES} images"
-        return Plot("groups", title, f"The names of the images tell no batches apart: {why}.")
+        return Plot(name, title, f"The names of the images tell no batches apart: {why}.")
     groups = grouping.groups
     kinds = [kind for kind in ISSUE_TYPES if any(group.rates[kind] >= 0.005 for group in groups)]
 
@@ -219,15 +221,13 @@ def plot_groups(grouping: Grouping) -> Plot:
         axes.set(ylim=(len(groups) - 0.4, -0.6), xlabel="expected errors per 100 annotations")
         axes.legend(loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=2, fontsize=9, columnspacing=1.0)
 
-    bad = [label(group.name, 40) for group in groups if group.stands_out]
-    answer = (
-        f"By {what}, images in brackets: {', '.join(f'‘{name}’' for name in bad)} " if bad else f"By {what}, images in brackets: no group "
-    )
+    bad = [f"‘{label(group.name, 40)}’" for group in groups if group.stands_out]
+    answer = f"By {label(what, 40)}, images in brackets: {', '.join(bad) or 'no group'} "
     answer += f"{'has' if len(bad) < 2 else 'have'} more errors than chance explains"
     answer += f" (marked ▲; all images: {grouping.overall:.1f} per 100)." if bad else f" (all images: {grouping.overall:.1f} per 100)."
     if grouping.all > len(groups):
         answer += f" {plural(grouping.all - len(groups), 'other group')} not shown."
-    return Plot("groups", title, answer, draw_svg("groups", draw, max(1.9 + 0.27 * len(groups), 2.4)))
+    return Plot(name, title, answer, draw_svg(name, draw, max(1.9 + 0.27 * len(groups), 2.4)))
 
 
 def _finite(values: pl.Series) -> Floats:

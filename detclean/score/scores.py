@@ -10,12 +10,13 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from detclean.boxes import Boxes, Floats, Ints, Mask, aligned_intersection, box_area
+from detclean.boxes import Boxes, Floats, Ints, aligned_intersection, box_area
 from detclean.dataset import Dataset
 from detclean.score.calibration import ANNOTATION_TYPES, Probabilities, compute_probabilities
-from detclean.score.evidence import PAIR_IOU, ROWS_AT_ONCE, compute_annotation_evidence, find_top_two, proposed_boxes
+from detclean.score.evidence import compute_annotation_evidence, proposed_boxes
+from detclean.score.hardness import compute_annotation_hardness
 from detclean.score.looks import Looks, draw_looks, leave_out_crowds
-from detclean.score.matching import best_pair_per, overlapping_pairs, sum_per
+from detclean.score.matching import overlapping_pairs, sum_per
 from detclean.score.objectlab import Engine, ObjectLabScores, compute_objectlab_scores
 from detclean.score.rules import score_annotations_by_rules, score_candidates_by_rules
 from detclean.score.sources import NOTHING_GATHERED, Gathered, Sources
@@ -164,7 +165,7 @@ def _annotation_table(
         "p_any": np.clip(any_, 0, 1),
         **{f"cleanlab_{kind}": pl.Series(score).fill_nan(None) for kind, score in cleanlab.items()},
         **{f"rule_{kind}": rules[kind] for kind in ANNOTATION_TYPES},
-        "hardness": _hardness(boxes, detections, category_count),
+        "hardness": compute_annotation_hardness(boxes, detections, category_count),
         **{
             f"votes_{kind}": (per_type[kind] >= VOTE).astype(np.int64)
             + agreeing[kind]
@@ -238,31 +239,3 @@ def _image_table(dataset: Dataset, annotations: pl.DataFrame, candidates: pl.Dat
         annotations=pl.Series(count),
         hardness=pl.Series(hardness),
     )
-
-
-def _hardness(annotations: Boxes, detections: Boxes, category_count: int) -> Floats:
-    """How undecided the detector is about each annotation: normalised entropy over the categories and the background, 0..1.
-
-    Read from the score vector of the best-fitting detection; 1 where nothing was detected, for an annotated object that is not
-    seen at all is as hard as can be.
-    """
-    top = find_top_two(detections)
-    mine, theirs, iou = overlapping_pairs(annotations, detections, PAIR_IOU)
-    best = best_pair_per(mine, top.first_score[theirs] * iou, len(annotations))
-    seen: Mask = best >= 0
-    hardness = np.ones(len(annotations))
-    hardness[seen] = _entropy(detections, theirs[best[seen]]) / np.log(category_count + 1)
-    return np.clip(hardness, 0, 1)
-
-
-def _entropy(detections: Boxes, rows: Ints) -> Floats:
-    """Of the shares of each category and of the background in the score vectors of the detections `rows` (r,)."""
-    entropy = np.zeros(len(rows))
-    for start in range(0, len(rows), ROWS_AT_ONCE):
-        chosen = rows[start : start + ROWS_AT_ONCE]
-        vectors = np.asarray(detections.score)[chosen, None] if detections.class_scores is None else detections.class_scores[chosen]
-        scores = vectors.astype(np.float64)
-        shares = np.concatenate([scores, 1 - scores.max(axis=1, keepdims=True)], axis=1)
-        shares = np.clip(shares / shares.sum(axis=1, keepdims=True), 1e-12, 1)
-        entropy[start : start + len(chosen)] = -(shares * np.log(shares)).sum(axis=1)
-    return entropy

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from detclean.boxes import Ints
+from detclean.edit.strategies import STRATEGIES
 from detclean.measure.comparison import BACKGROUND, FIGURES, say_verdict
 from detclean.show.progress import clean_text
 from detclean.show.summary import open_console
@@ -24,12 +25,13 @@ FILES = {
     "compare.md": "all tables",
     "compare.png": "the same as a picture",
     "confusion.png": "what is taken for what",
+    "test_issues.csv": "test labels that look wrong",
     "compare.json": "every figure, every seed",
 }
 GIVEN, STRATEGY, CONTROL = "#222222", "#0072B2", "#999999"  # black, blue of the Okabe-Ito palette, grey; each with a marker of its own
 MARKERS = {GIVEN: "s", STRATEGY: "o", CONTROL: "D"}
 WIDEST_CONFUSION = 12  # categories; wider tables nobody reads, compare.json has them
-GAPS = {"over_given": "Points over the labels as given", "over_control": "Points over removing as much at random"}
+GAPS = {"over_given": "Points over the labels as given", "over_control": "Points over as much at random"}
 MATRICES_A_LINE = 3
 LONGEST_LABEL = 16  # letters of a category in the picture
 HEADER = ["trained on", "images", "boxes", "mAP50 [95 %]", "over as given", "over random"]
@@ -38,7 +40,9 @@ HEADER = ["trained on", "images", "boxes", "mAP50 [95 %]", "over as given", "ove
 def print_comparison(document: Mapping[str, Any], folder: Path, console: Console | None = None) -> None:
     """What each version is worth, its other figures, the verdict, and what of FILES there is to open."""
     console = console or open_console()
-    _print_table(_say_test(document), HEADER, _rows_of_versions(document), document["reference"], console)
+    _print_table(say_test(document), HEADER, rows_of_versions(document), document["reference"], console)
+    if document.get("trusted"):
+        _print_table(say_trusted(document), HEADER, rows_of_versions(document["trusted"]), document["reference"], console)
     _print_table("The other figures, and mAP50 of every seed", *_table_of_figures(document), document["reference"], console)
     console.print(Text("\nVerdict", style="bold"))
     for sentence in say_verdict(document).splitlines():
@@ -49,23 +53,30 @@ def print_comparison(document: Mapping[str, Any], folder: Path, console: Console
         console.print(Text(f"{clean_text(str(shown / name))}  {what}"), soft_wrap=True)
 
 
-def _say_test(document: Mapping[str, Any]) -> str:
+def say_test(document: Mapping[str, Any]) -> str:
     seeds = document["seeds"]
     of_seeds = f"mean over {seeds} seeds" if seeds > 1 else "one seed"
     return f"Judged on {document['images']} test images with {document['annotations']} annotations, {of_seeds}; differences in points"
 
 
+def say_trusted(document: Mapping[str, Any]) -> str:
+    """Which test images are left once those with a suspected error are gone."""
+    trusted, gone = document["trusted"], document["test_labels"]["images_distrusted"]
+    without = f"without the {gone} with" if gone > 1 else "without the one with"
+    return f"The same on {trusted['images']} test images with {trusted['annotations']} annotations, {without} a suspected error"
+
+
 def _print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], bold: str, console: Console) -> None:
     table = Table(box=box.SIMPLE_HEAD if console.is_terminal else None, pad_edge=False, padding=(0, 1), show_edge=False)
     for i, name in enumerate(header):
-        table.add_column(name, justify="right" if i else "left", no_wrap=True, min_width=len(name))
+        table.add_column(name, justify="right" if i else "left", no_wrap=i > 0, min_width=len(name))
     for row in rows:
         table.add_row(*(Text(clean_text(cell)) for cell in row), style="bold" if row[0] == bold else None)
     console.print(Text(f"\n{title}", style="bold"))
     console.print(table, highlight=False)
 
 
-def _rows_of_versions(document: Mapping[str, Any]) -> list[list[str]]:
+def rows_of_versions(document: Mapping[str, Any]) -> list[list[str]]:
     rows = []
     for name, row in document["versions"].items():
         gaps = [_say_gap(row[key] and row[key]["map50"]) for key in ("over_given", "over_control")]
@@ -106,11 +117,13 @@ def write_comparison_markdown(document: Mapping[str, Any]) -> str:
     parts = [
         "# Does training on cleaned labels help?",
         "\n".join(f"- {_escape(sentence)}" for sentence in say_verdict(document).splitlines()),
-        f"{_say_test(document)}. Intervals: 95 % over {document['resamples']} resamples of the test images, the same for every version; "
+        f"{say_test(document)}. Intervals: 95 % over {document['resamples']} resamples of the test images, the same for every version; "
         "they do not hold the chance of the training, which the spread over the seeds (sd) shows. Precision, recall and F1 at the "
         f"confidence of the best F1 of “{_escape(document['reference'])}”: {thresholds} by seed.",
-        _as_markdown(HEADER, _rows_of_versions(document)),
+        _as_markdown(HEADER, rows_of_versions(document)),
         _as_markdown(*_table_of_figures(document)),
+        _describe_trusted(document),
+        _describe_strategies(versions),
         *(_describe_gaps(document, key, title) for key, title in GAPS.items()),
         "## AP50 by category",
         _as_markdown(
@@ -120,6 +133,21 @@ def write_comparison_markdown(document: Mapping[str, Any]) -> str:
         *_describe_confusions(document),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _describe_trusted(document: Mapping[str, Any]) -> str:
+    if not document.get("trusted"):
+        return ""
+    chosen = "The models of the labels as given, which never saw the test labels, chose them; test_issues.csv says what they suspect."
+    return f"## On test images whose labels are trusted\n\n{say_trusted(document)}. {chosen}\n\n" + _as_markdown(
+        HEADER, rows_of_versions(document["trusted"])
+    )
+
+
+def _describe_strategies(names: Iterable[str]) -> str:
+    """What each strategy that was tried does."""
+    lines = [f"- {_escape(name)}: {STRATEGIES[name]}." for name in names if name in STRATEGIES]
+    return "\n".join(["## What the strategies do", "", *lines]) if lines else ""
 
 
 def _describe_gaps(document: Mapping[str, Any], key: str, title: str) -> str:
@@ -174,7 +202,7 @@ def draw_confusions(document: Mapping[str, Any], path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    shown = {name: row for name, row in document["versions"].items() if row["control_of"] is None}
+    shown = {name: row for name, row in document["versions"].items() if not row["control_of"]}
     labels = [_shorten(name) for name in (*document["categories"], BACKGROUND)]
     lines = -(-len(shown) // MATRICES_A_LINE)
     columns = min(len(shown), MATRICES_A_LINE)
@@ -222,7 +250,7 @@ def _save(figure: Any, path: Path) -> None:
 def _draw_figures(panel: Any, document: Mapping[str, Any]) -> None:
     for i, (name, row) in enumerate(document["versions"].items()):
         found = row["figures"]["map50"]
-        colour = GIVEN if name == document["reference"] else STRATEGY if row["control_of"] is None else CONTROL
+        colour = GIVEN if name == document["reference"] else STRATEGY if not row["control_of"] else CONTROL
         known = [value for value in found["by_seed"] if value is not None]
         _draw_interval(panel, found, i, colour)
         panel.plot(known, [i + 0.22] * len(known), "o", color=colour, markersize=3.5, fillstyle="none")
@@ -233,7 +261,7 @@ def _draw_figures(panel: Any, document: Mapping[str, Any]) -> None:
 
 def _draw_differences(panel: Any, document: Mapping[str, Any]) -> None:
     """Points over the labels as given (blue circle, line through) and over the random control (grey diamond, dashed)."""
-    rows = {name: row for name, row in document["versions"].items() if row["control_of"] is None and row["over_given"] is not None}
+    rows = {name: row for name, row in document["versions"].items() if not row["control_of"] and row["over_given"] is not None}
     looks = {
         "over_given": (STRATEGY, -0.12, "-", "over the labels as given"),
         "over_control": (CONTROL, 0.15, "--", "over as much at random"),

@@ -1,0 +1,125 @@
+"""Wrong labels among those of the test: found by models that never saw them, told, and left out of a second judgement."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import polars as pl
+import pytest
+from simulated import as_dataset, detect, make_case, make_truth
+
+from detclean.boxes import Boxes, write_boxes
+from detclean.dataset import Dataset, write_dataset
+from detclean.edit.versions import join_with_test
+from detclean.measure.comparison import Version, compare_versions, say_verdict
+from detclean.pipeline.compare import find_doubts, judge_trusted
+from detclean.score.issues import COLUMNS
+from detclean.show.comparison_table import write_comparison_markdown
+from detclean.show.progress import open_display
+from detclean.stages import StageContext
+
+TRAINED, IMAGES = 3, 60
+SETTINGS = {"dense": False, "dynamics": False, "crops": False, "planting_rounds": 20, "seed": 0, "engine": "fast"}
+TYPES = ["overlooked", "badloc", "swap", "spurious", "duplicate"]
+
+
+def with_split(dataset: Dataset, split: str) -> Dataset:
+    return replace(dataset, images=dataset.images.with_columns(split=pl.lit(split)))
+
+
+def doubt(folder: Path, test: Dataset, found: Boxes) -> Path:
+    """What the stage writes about a test whose images were seen as `found` says."""
+    train = with_split(as_dataset(*make_truth(TRAINED)), "train")
+    whole, _ = join_with_test(train, test)
+    for name in ("all", "labels", "detect", "out"):
+        (folder / name).mkdir()
+    write_dataset(whole, folder / "all")
+    write_dataset(whole, folder / "labels")
+    write_boxes(replace(found, image_index=found.image_index + TRAINED), folder / "detect" / "detections.parquet")
+    settings = SETTINGS | {"load": str(folder), "split": "val", "types": TYPES}
+    with open_display() as display:
+        inputs = {"labels": folder / "labels", "detect": folder / "detect"}
+        find_doubts(StageContext(inputs, folder / "out", settings, display), source="labels", looked="detect")
+    return folder / "out"
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Dataset, Any, Boxes]:
+    dataset, found, planted, truth = make_case(IMAGES, rate=0.03, seed=4)
+    test = with_split(dataset, "val")
+    return doubt(tmp_path_factory.mktemp("doubts"), test, found), test, planted, truth
+
+
+def test_planted_errors_of_the_test_are_found(case: tuple[Path, Dataset, Any, Boxes]) -> None:
+    out, _, planted, _ = case
+    issues = pl.read_csv(out / "issues.csv")
+    assert tuple(issues.columns) == COLUMNS
+    assert set(issues["verdict"]) == {"noisy"}
+    facts = orjson.loads((out / "facts.json").read_bytes())
+    assert facts["noisy"] == issues.height
+    assert facts["calibrated"]
+    wrong = set(planted.annotations.image_index[planted.kind != ""].tolist())
+    flagged = set(issues.filter(pl.col("issue_type") != "overlooked")["image_id"].to_list())
+    assert len(flagged & wrong) >= 0.7 * len(flagged) > 0
+    assert len(flagged & wrong) >= 0.6 * len(wrong)
+    assert facts["images"] == sorted(set(issues["image_id"].to_list()))  # images are numbered by their place here
+
+
+def test_the_second_judgement_is_that_of_the_other_images(case: tuple[Path, Dataset, Any, Boxes]) -> None:
+    out, test, _, truth = case
+    poor, good = (detect(truth, test.sizes, seed=5, seen=seen) for seen in (0.7, 0.95))
+    versions = [Version("as given", [poor], 10, 70), Version("fix", [good], 10, 70)]
+    told = judge_trusted(test, versions, out)
+    gone = orjson.loads((out / "facts.json").read_bytes())["images"]
+    assert told["test_labels"]["images_distrusted"] == len(gone) == IMAGES - told["trusted"]["images"] > 0
+    kept = ~np.isin(np.arange(IMAGES), gone)
+    # the same by hand: a test set of the other images alone
+    number = np.cumsum(kept) - 1
+    by_hand = []
+    for version in versions:
+        own = version.detections[0][kept[version.detections[0].image_index]]
+        by_hand.append(replace(version, detections=[replace(own, image_index=number[own.image_index])]))
+    assert told["trusted"] == compare_versions(test.select_images(kept), by_hand)
+
+    document = compare_versions(test, versions, resamples=50) | told
+    line = next(line for line in say_verdict(document).splitlines() if "suspected" in line)
+    assert line.startswith(f"{told['test_labels']['noisy']} errors are suspected in the {document['annotations']} test labels (")
+    assert f"on the {IMAGES - len(gone)} images without them: fix +" in line
+    assert "## On test images whose labels are trusted" in write_comparison_markdown(document)
+
+
+def say(noisy: int, *, calibrated: bool = True, trusted: Any = None) -> str:
+    doubts = {"noisy": noisy, "expected_errors": 3.4, "calibrated": calibrated, "images_distrusted": noisy}
+    gap = {"map50": {"mean": 1.0, "low": 0.5, "high": 1.5, "by_seed": [1.0]}}
+    row = {"control_of": [], "figures": {"map50": {"mean": 0.5}}, "over_given": gap, "over_control": None}
+    document = {"annotations": 50, "seeds": 2, "reference": "as given", "versions": {"as given": row, "fix": row}}
+    again = document | {"images": 7} if trusted else None
+    return say_verdict(document | {"test_labels": doubts, "trusted": again}).splitlines()[-1]
+
+
+def test_the_verdict_on_the_test_in_words() -> None:
+    assert say(0) == "None of the 50 test labels looks more wrong than right (3 expected)."
+    assert (
+        say(1, trusted=True) == "1 error is suspected in the 50 test labels (3 expected); on the 7 images without it: fix +1.0 [0.5, 1.5]."
+    )
+    assert "by simple rules" in say(2, calibrated=False, trusted=True)
+    assert "in every test image" in say(4)
+
+
+def test_a_test_too_small_to_learn_from_is_judged_by_rules(tmp_path: Path) -> None:
+    truth, sizes = make_truth(3, 3)
+    out = doubt(tmp_path, with_split(as_dataset(truth, sizes), "val"), detect(truth, sizes))
+    assert orjson.loads((out / "facts.json").read_bytes())["calibrated"] is False
+
+
+def test_a_test_without_annotations_has_nothing_to_doubt(tmp_path: Path) -> None:
+    truth, sizes = make_truth(4, 3)
+    empty = with_split(as_dataset(truth[:0], sizes), "val")
+    out = doubt(tmp_path, empty, replace(Boxes.empty(), score=np.zeros(0)))
+    told = judge_trusted(empty, [Version("as given", [replace(Boxes.empty(), score=np.zeros(0))], 1, 1)], out)
+    assert told == {"test_labels": told["test_labels"], "trusted": None}
+    assert told["test_labels"]["noisy"] == 0
