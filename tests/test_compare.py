@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,12 +17,14 @@ import yaml
 from finished import finish_run
 from tiny import environment, write_model
 
+from detclean.boxes import Boxes, write_boxes
 from detclean.cli import BAD_INPUT, answer
 from detclean.config import read_config
 from detclean.dataset import open_dataset
+from detclean.edit.strategies import Labels
 from detclean.errors import DatasetError
 from detclean.measure.comparison import say_verdict
-from detclean.pipeline.compare import list_strategies, write_labels
+from detclean.pipeline.compare import list_strategies, read_version, write_labels
 from detclean.runfolder import open_run
 from detclean.stages import StageContext
 
@@ -90,6 +93,20 @@ def test_a_version_has_its_own_labels_and_the_tests_as_they_are(run: Path, tmp_p
         assert not (tmp_path / version.slug / "draw.npy").exists()
     assert {slug: len(train) for slug, (train, _) in rows.items()} == {"given": 85, "fix": 84, "random-3-boxes": 82}
     assert all(np.array_equal(test.xyxy, rows["given"][1].xyxy) for _, test in rows.values())
+
+
+def test_a_seed_that_sees_nothing_is_still_a_seed(run: Path, tmp_path: Path) -> None:
+    opened, listener = open_run(run), Listener()
+    settings: Any = {"load": str(opened.stage("load")), "split": "val"}
+    given = Labels("as given", "given")
+    results: Any = {name: SimpleNamespace(folder=tmp_path / name) for name in ("labels-given", "detect-given")}
+    for result in results.values():
+        result.folder.mkdir()
+    said: Any = listener
+    write_labels(StageContext({}, tmp_path / "labels-given", settings, said), given)
+    one = Boxes([25], [0], [[0, 0, 5, 5]], score=np.array([0.5]), repeat=np.array([0]))  # type: ignore[arg-type]
+    write_boxes(one, tmp_path / "detect-given" / "detections.parquet")
+    assert [len(boxes) for boxes in read_version(given, results, 2).detections] == [1, 0]
 
 
 class Listener:

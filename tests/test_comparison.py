@@ -302,16 +302,21 @@ def test_the_better_version_wins(simulated: dict[str, Any]) -> None:
     assert 0 < gap["low"] < gap["mean"] < gap["high"]
 
 
-def test_the_terminal_shows_the_figures_whole(simulated: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize("width", [80, 100])
+def test_the_terminal_shows_the_figures_whole(simulated: dict[str, Any], tmp_path: Path, width: int) -> None:
     (tmp_path / "compare.json").touch()
-    console = Console(width=100, record=True, file=io.StringIO())
+    console = Console(width=width, record=True, file=io.StringIO())
     print_comparison(simulated, tmp_path, console)
     text = console.export_text()
     assert "…" not in text
+    table = text[: text.index("\nVerdict")]
+    assert max(map(len, table.splitlines())) <= width
+    assert (" 700 " in table) == (width == 100)  # annotations trained on: compare.md has them
     own = simulated["versions"]["fix"]
     line = next(line for line in text.splitlines() if line.startswith("fix"))
     assert f"{own['figures']['map50']['mean']:.3f} [" in line
-    assert f"{own['over_control']['map50']['mean']:+.1f} [" in line
+    control = own["over_control"]["map50"]
+    assert line.rstrip().endswith(f"{control['mean']:+.1f} [{control['low']:.1f}, {control['high']:.1f}]")
     assert say_verdict(simulated).splitlines()[0] in text
     assert "compare.json" in text
     assert "confusion.png" not in text  # nobody drew it

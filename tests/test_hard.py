@@ -24,7 +24,7 @@ from detclean.dataset import Dataset
 from detclean.detect.yolo import Predictions, train_folds
 from detclean.report.hardest import gather_hardest
 from detclean.runfolder import open_run
-from detclean.show.hard_table import read_hard
+from detclean.show.hard_table import read_hard, write_hard
 
 MODELS = 2
 HARD = 3  # of new_images, the picture that is there twice
@@ -150,8 +150,8 @@ def test_new_images_are_ranked_by_all_models(run: Path, new_images: Path, models
     listed = (run / "hard" / "new" / "hard.txt").read_text().splitlines()
     assert listed == [str(new_images / name) for name in whole["file_name"].to_list()]
     said = capsys.readouterr()
-    assert "1 cannot be read and are left out (damaged.jpg)" in said.out + said.err
-    assert "1 have names that are not UTF-8 and are left out" in said.out + said.err
+    assert "1 image left out that cannot be read (damaged.jpg)" in said.out + said.err
+    assert "1 image left out, as their names are not UTF-8" in said.out + said.err
     assert "damaged.jpg" in (run / "hard" / "new" / "run.log").read_text()
     assert "The 5 hardest of 5 images" in said.out
     assert describe_tree(new_images) == before
@@ -181,8 +181,8 @@ def test_what_the_models_have_learnt_is_left_out(
     whole = read_hard(run / "hard" / "list").filter(pl.col("category").is_null())
     assert sorted(whole["file_name"].to_list()) == sorted(["./1.png", unseen])
     log = (run / "hard" / "list" / "run.log").read_text()
-    assert "2 are in the run's data set and are left out" in log
-    assert "1 are in another split" in log
+    assert "2 images left out that the run's models have learnt" in log
+    assert "1 image in another split" in log
     assert "absent.png" in log
 
 
@@ -192,9 +192,34 @@ REFUSED = {
     "no list": (["--images", "RUN/config.yaml"], "is neither a folder nor a .txt"),
     "all known": (["--images", "KNOWN"], "of 24 images none is left"),
     "results among the pictures": (["--images", "NEW", "--out", "NEW/results"], "--out"),
+    "results in the place of the run's own": (["--images", "NEW", "--out", "RUN"], "is a run"),
     "no limit": (["--images", "NEW", "--limit", "0"], "--limit 0"),
     "a limit of the run's own": (["--limit", "3"], "--images FOLDER"),
 }
+
+
+def test_other_images_of_the_same_name_get_a_folder_of_their_own(run: Path, new_images: Path, models: Pretended, tmp_path: Path) -> None:
+    other = tmp_path / "elsewhere" / "new"
+    shutil.copytree(new_images / "below", other)
+    for images in (new_images, other, new_images, other):
+        assert answer(["hard", "--images", str(images), "--run", str(run)]) == 0
+    assert sorted(path.name for path in (run / "hard").iterdir()) == ["new", "new-2"]
+    assert (run / "hard" / "new-2" / "hard.txt").read_text() == f"{other / 'again.png'}\n"
+    assert read_hard(run / "hard" / "new").filter(pl.col("category").is_null()).height == 5
+
+
+def test_a_name_with_a_line_break_breaks_no_list(
+    run: Path, new_images: Path, models: Pretended, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(new_images / "0.png", new_images / "two\nlines.png")
+    assert answer(["hard", "--images", str(new_images), "--run", str(run)]) == 0
+    assert "lines.png" not in (run / "hard" / "new" / "hard.txt").read_text()
+    assert "hold line breaks" in capsys.readouterr().out
+    ranked = pl.DataFrame({"category": [None, None], "rank": [1, 2], "image_index": [0, 1]}, schema_overrides={"category": pl.Int64})
+    images = pl.DataFrame({"image_id": ["0", "1"], "file_name": ["a\nb.png", "c.png"], "path": ["/a\nb.png", "/c.png"]})
+    write_hard(ranked, images, CATEGORIES, tmp_path)
+    assert (tmp_path / "hard.txt").read_text() == "/c.png\n"
+    assert read_hard(tmp_path)["file_name"].to_list() == ["a\nb.png", "c.png"]
 
 
 @pytest.mark.parametrize("case", REFUSED)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
+import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ import polars as pl
 import pytest
 from finished import finish_run
 from PIL import Image
+from rich.cells import cell_len
 from rich.console import Console
 from test_report_page import HOSTILE, render
 from typer.testing import CliRunner
@@ -27,6 +31,7 @@ from detclean.health.categories import describe_overlap
 from detclean.health.groups import Group
 from detclean.health.remedies import list_problems
 from detclean.pipeline import run as running
+from detclean.report.page import gather_facts
 from detclean.runfolder import Run, open_run
 from detclean.show.health_table import print_health
 from detclean.show.progress import open_display
@@ -69,6 +74,58 @@ def test_leaks_are_counted_in_the_split_that_is_judged_on() -> None:
     ]
     assert find_leaks(make([None] * 4, []), pairs((0, 1, "exact"))) == []
     assert find_leaks(dataset, NONE) == []
+
+
+def test_a_thousand_pictures_that_are_one_are_quickly_counted() -> None:
+    n = 20_000
+    begin = time.perf_counter()
+    leaks = find_leaks(make(["train", "val"] * (n // 2), []), pairs(*((0, i, "exact") for i in range(1, n))))
+    assert (leaks[0]["pictures"], leaks[0]["exact"]) == (n // 2, n // 2)
+    assert time.perf_counter() - begin < 10  # comparing each with each took 80 s
+
+
+def print_document(document: dict[str, Any], folder: Path) -> str:
+    """What `health` prints of a document."""
+    out = io.StringIO()
+    print_health(document, folder, Console(file=out, width=80))
+    return out.getvalue()
+
+
+def test_the_bad_day_of_a_month_is_shown(finished: Run) -> None:
+    """Days stand in their order, and only some of them are shown."""
+    days = [Group(f"2024-03-{day:02}", 10, 50, {"swap": 40.0 if day == 25 else 1.0}, 1.0, day == 25) for day in range(1, 31)]
+    grouping = {"by": "date_captured, by day", "groups": [asdict(day) for day in days], "all": 30, "overall": 2.3}
+    said = print_document(measure_health(finished, pictures=False) | {"gatherings": [grouping]}, finished.folder)
+    assert "! 2024-03-25" in said
+    assert "and 18 more" in said
+
+
+def test_what_nobody_looked_at_is_not_called_fine(finished: Run) -> None:
+    document = measure_health(finished, pictures=False)
+    assert document["pictures_compared"]
+    assert "No picture of a split is in another one" in print_document(document, finished.folder)
+    blind = print_document(document | {"pictures_compared": False}, finished.folder)
+    assert "No picture of a split" not in blind
+    assert "Nobody looked whether a picture is in two splits" in blind
+
+
+def test_without_any_annotation_the_overlooked_ones_are_the_first_thing_to_do(finished: Run) -> None:
+    document = measure_health(finished, pictures=False)
+    problems = list_problems(
+        document | {"quality": None, "errors": {"expected": 19.0, "low": 9.0, "high": 24.0}, "balance": document["balance"] | {"few": []}}
+    )
+    assert problems[0]["kind"] == "errors"
+    assert problems[0]["severity"] == "warning"
+
+
+def test_long_and_wide_names_are_told_apart_and_wrapped(finished: Run) -> None:
+    document = measure_health(finished, pictures=False)
+    first, second = (document["categories"][0] | {"name": f"a very long name of a category, the {word}"} for word in ("first", "last"))
+    problem = {"kind": "x", "severity": "warning", "text": "漢" * 90}
+    said = print_document(document | {"categories": [first, second], "problems": [problem]}, finished.folder)
+    assert "the first" in said
+    assert "the last" in said
+    assert max(cell_len(line) for line in said.splitlines() if "漢" in line) <= 80
 
 
 def test_one_picture_in_the_lists_of_two_splits_is_a_leak() -> None:
@@ -138,6 +195,9 @@ def test_decisions_count(tmp_path: Path) -> None:
     assert after["decided"] == run.issues.height
     gone = before["errors"]["expected"] - after["errors"]["expected"]
     assert gone == pytest.approx(run.issues["probability"].sum(), rel=0.35)
+    write_health(run, after)
+    shown = {row.name: sum(row.by_type.values()) for row in gather_facts(run, pictures=0)["categories"]}  # beside health's intervals
+    assert shown == pytest.approx({row["name"]: row["errors"]["expected"] for row in after["categories"]}, rel=0.1)
 
 
 def test_the_worst_problem_comes_first_with_its_remedy(finished: Run) -> None:

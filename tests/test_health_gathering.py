@@ -120,6 +120,24 @@ def test_overlooked_objects_count_where_one_person_did_the_image(tmp_path: Path)
     assert next(iter(found[0].groups)).rates["overlooked"] == pytest.approx(100 * 2 * 0.8 / EACH)
 
 
+def test_days_of_annotations_stand_in_their_order(tmp_path: Path) -> None:
+    dataset = write_source(tmp_path, lambda i, k: {} if k < 0 else {"created_at": f"2024-03-{1 + i % 8:02}"})
+    found = find_gatherings(dataset, *judge(dataset, lambda i, k: 0.6 if i % 8 == 5 else 0.05))
+    assert bad_ones(found) == {"created_at of the annotations, by day": ["2024-03-06"]}
+    assert [group.name for group in found[0].groups] == [f"2024-03-{day:02}" for day in range(1, 9)]
+
+
+def test_who_works_alone_is_not_blamed_for_what_is_overlooked_everywhere(tmp_path: Path) -> None:
+    """Of an image that two people did nobody knows who overlooked an object: both have a part of it."""
+    dataset = write_source(tmp_path, lambda i, k: {"annotator": "alone" if i < IMAGES // 3 else ("ann", "bob")[k % 2]})
+    images, annotations, _ = judge(dataset, lambda i, k: 0.0)
+    missed = pl.DataFrame({"image_id": range(IMAGES), "category": "a", "probability": 0.8})
+    found = find_gatherings(dataset, images, annotations, missed)
+    assert bad_ones(found)["annotator of the annotations"] == []
+    by_person = next(grouping for grouping in found if grouping.by == "annotator of the annotations")
+    assert [group.rates["overlooked"] for group in by_person.groups] == pytest.approx([100 * 0.8 / EACH] * 3)
+
+
 def test_keys_are_known_however_they_are_spelt_and_wherever_they_stand(tmp_path: Path) -> None:
     """createdBy, completed_by with a record, numbers, attributes; nothing of what is no text and no number."""
 

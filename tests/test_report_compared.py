@@ -11,6 +11,8 @@ import pytest
 from finished import finish_run
 from simulated import as_dataset, detect, make_truth
 
+from detclean.edit.decisions import Decision, DecisionLog
+from detclean.edit.strategies import name_state
 from detclean.measure.comparison import Version, compare_versions, say_verdict
 from detclean.report.compared import gather_compared
 from detclean.report.page import render_report
@@ -77,6 +79,16 @@ def test_a_comparison_of_an_older_version_is_shown(run: Run) -> None:
     assert compared is not None
     assert compared.trusted == []
     assert compared.verdict == tuple(say_verdict(document).splitlines())
+
+
+def test_a_comparison_from_before_a_decision_says_so(run: Run, tmp_path: Path) -> None:
+    write(run, make_document(("a", "b")) | {"state": name_state(run.stage("issues").name, {})})
+    assert "The run or the decisions have changed since" not in render_report(run, pictures=1)
+    looked = Decision(run.issues["issue_id"][0], "skip", run.issues["image_id"][0])
+    assert name_state("issues-1", {"a": looked}) == name_state("issues-1", {}) != name_state("issues-2", {})
+    DecisionLog(run.folder).append([replace(looked, verdict="accept")])
+    assert "The run or the decisions have changed since" in render_report(run, pictures=1)
+    (run.folder / "decisions.jsonl").unlink()
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"versions": 3}', b'{"categories": [], "versions": {"a": {}}}'])

@@ -32,7 +32,12 @@ def test_as_many_easy_images_go_as_hard_ones_and_none_that_is_noisy() -> None:
 
 
 def test_of_equally_easy_images_the_first_go() -> None:
-    assert propose_pruning(make_issues((0, "hard")), np.zeros(4), "keep_hard") == Cleaning((), (0,))
+    assert propose_pruning(make_issues((0, "hard")), np.zeros(4), "keep_hard") == Cleaning((), (1,))
+
+
+def test_the_hard_stay_even_where_most_images_are_hard() -> None:
+    issues = make_issues((0, "hard"), (1, "hard"), (2, "hard"))
+    assert propose_pruning(issues, np.array([0.9, 0.8, 0.7, 0.1]), "keep_hard") == Cleaning((), (3,))
 
 
 def issue(name: str, image: int, annotation: int | None, probability: float, left: float = 0.0) -> dict[str, Any]:
@@ -128,9 +133,11 @@ def test_a_draw_is_held_against_the_same_draw_of_other_images(dataset: Dataset) 
     assert np.array_equal(control.draw, again)
 
 
-def test_what_only_adds_has_no_control_of_its_own(dataset: Dataset) -> None:
+def test_the_control_of_what_only_adds_takes_as_many_away(dataset: Dataset) -> None:
     added = Cleaning((Edit("add", 0, None, category=1, xyxy=(1.0, 2.0, 30.0, 40.0)),), ())
-    assert [version.name for version in list_versions(dataset, {"fix": added}, seed=0)] == ["as given", "fix"]
+    *_, control = list_versions(dataset, {"fix": added}, seed=0)
+    assert control.control_of == ("fix",)
+    assert [edit.action for edit in control.cleaning.edits] == ["delete"]
 
 
 def test_the_help_names_every_strategy(capsys: pytest.CaptureFixture[str]) -> None:

@@ -45,12 +45,12 @@ def propose_pruning(issues: pl.DataFrame, hardness: Floats, strategy: Pruning) -
     """Images to leave out by how hard they are, their labels as given. hardness: (N,); issues: with image_index and verdict.
 
     drop_hard: the images in which something is flagged as merely hard and nothing as noisy. keep_hard: as many of the easiest images, of
-    equals the first, but none in which something is flagged as noisy. So both leave out equally many.
+    equals the first, but none in which something is flagged. So both leave out equally many, where there are as many without a flag.
     """
     noisy, hard = (set(issues.filter(pl.col("verdict") == verdict)["image_index"].to_list()) for verdict in ("noisy", "hard"))
     merely_hard = sorted(hard - noisy)
     if strategy == "drop_hard":
         return Cleaning((), tuple(merely_hard))
     easiest = np.argsort(hardness, kind="stable")
-    free = easiest[~np.isin(easiest, list(noisy))]
+    free = easiest[~np.isin(easiest, list(noisy | hard))]
     return Cleaning((), tuple(sorted(free[: len(merely_hard)].tolist())))

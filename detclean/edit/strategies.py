@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ import polars as pl
 
 from detclean.boxes import Floats
 from detclean.dataset import Dataset
+from detclean.edit.decisions import Decision
 from detclean.edit.proposals import Cleaning
 from detclean.edit.versions import count_touched, draw_control
 
@@ -20,12 +22,12 @@ STRATEGIES = {
     "drop_boxes": "suspected boxes are deleted",
     "drop_images": "images with a suspected error are left out",
     "drop_hard": "images in which something is merely hard, and nothing noisy, are left out",
-    "keep_hard": "as many of the easiest images as drop_hard leaves out are left out, but none with something noisy: the hard stay",
+    "keep_hard": "as many of the easiest images as drop_hard leaves out are left out, but none in which anything is flagged: the hard stay",
     "reweight": "all labels as given, but an image is drawn in proportion to the probability that all its labels are right",
     "curriculum": "all labels as given, but the first half of the epochs sees the more trusted half of the images alone",
 }
+UNDECIDED = ("skip", "open")  # verdicts that change nothing
 NOTHING = Cleaning((), ())
-NO_AMOUNT = "0-boxes"  # a strategy that only adds: as much at random is the labels as given
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,12 @@ class Labels:
     cleaning: Cleaning = NOTHING
     draw: Floats | None = None
     control_of: tuple[str, ...] = ()
+
+
+def name_state(issues_stage: str, decisions: Mapping[str, Decision]) -> str:
+    """A name of what strategies go by: the run's issues (their stage's folder) and what was decided. Another state has another name."""
+    said = [(name, each.verdict, each.category, each.xyxy) for name, each in sorted(decisions.items()) if each.verdict not in UNDECIDED]
+    return f"{issues_stage} {hashlib.blake2b(repr(said).encode(), digest_size=6).hexdigest()}"
 
 
 def heed_decisions(issues: pl.DataFrame, verdicts: Mapping[str, str]) -> pl.DataFrame:
@@ -116,7 +124,7 @@ def list_versions(dataset: Dataset, strategies: Mapping[str, Cleaning | Floats],
         versions.append(Labels(name, slug, cleaning, draw))
         amount = _name_amount(name, does)
         alike = tuple(amounts[amount])
-        if name != alike[-1] or amount == NO_AMOUNT:
+        if name != alike[-1]:
             continue
         rng = np.random.default_rng(seed)
         if draw is None:

@@ -24,8 +24,9 @@ def clean_in_memory(dataset: Dataset, cleaning: Cleaning) -> Dataset:
 
 
 def count_touched(cleaning: Cleaning) -> int:
-    """Annotations that a cleaning changes or deletes."""
-    return len({edit.annotation for edit in cleaning.edits if edit.annotation is not None and edit.action != "review"})
+    """Annotations that a cleaning changes or deletes; of one that does neither, how many it adds."""
+    touched = {edit.annotation for edit in cleaning.edits if edit.annotation is not None and edit.action != "review"}
+    return len(touched) or sum(edit.action == "add" for edit in cleaning.edits)
 
 
 def draw_control(dataset: Dataset, cleaning: Cleaning, rng: np.random.Generator) -> Cleaning:
@@ -33,7 +34,8 @@ def draw_control(dataset: Dataset, cleaning: Cleaning, rng: np.random.Generator)
     if cleaning.drop_images:
         images = rng.choice(dataset.image_count, len(cleaning.drop_images), replace=False)
         return Cleaning((), tuple(sorted(images.tolist())))
-    annotations = rng.choice(len(dataset.annotations), count_touched(cleaning), replace=False)
+    count = len(dataset.annotations)
+    annotations = rng.choice(count, min(count_touched(cleaning), count), replace=False)
     owner = dataset.annotations.image_index
     return Cleaning(tuple(Edit("delete", int(owner[i]), int(i)) for i in sorted(annotations.tolist())), ())
 

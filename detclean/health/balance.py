@@ -87,21 +87,27 @@ def find_leaks(dataset: Dataset, duplicates: pl.DataFrame) -> list[dict[str, Any
         by_group.setdefault(int(groups[image]), []).append(image)
     found: dict[tuple[str, str], dict[str, Any]] = {}
     for members in by_group.values():
+        # of each split the first member, and the first of each very same file: a group may be a thousand black frames
+        first: dict[str, int] = {}
+        first_same: dict[tuple[str, int], int] = {}
+        listed = {(splits[image], paths[image]) for image in members}
         for image in members:
-            for split in {splits[other] for other in members}:
+            first.setdefault(splits[image], image)
+            first_same.setdefault((splits[image], int(same[image])), image)
+        for image in members:
+            for split, twin in first.items():
                 if order.index(split) >= order.index(splits[image]):
                     continue
-                twins = [other for other in members if splits[other] == split]
-                alike = [other for other in twins if same[other] == same[image]]
+                alike = first_same.get((split, int(same[image])))
                 record = found.setdefault(
                     (split, splits[image]),
                     {"of": split, "in": splits[image], "pictures": 0, "exact": 0, "twice": 0, "files": []},
                 )
                 record["pictures"] += 1
-                record["exact"] += bool(alike)
-                record["twice"] += paths[image] is not None and any(paths[other] == paths[image] for other in twins)
+                record["exact"] += alike is not None
+                record["twice"] += paths[image] is not None and (split, paths[image]) in listed
                 if len(record["files"]) < NAMES_SHOWN:
-                    record["files"].append([names[image], names[(alike or twins)[0]]])
+                    record["files"].append([names[image], names[twin if alike is None else alike]])
     return sorted(found.values(), key=lambda record: (-record["pictures"], record["of"], record["in"]))
 
 

@@ -45,6 +45,7 @@ def measure_health(
     heard = counts.hear_people(annotations, candidates, run.issues, read_decisions(run.folder))
     annotations, candidates, decided = heard
     whole = open_dataset(run.stage("load") / "all")
+    duplicates = _read_duplicates(run)
     quality, taken = None, None
     if pictures and whole.images["path"].null_count() < whole.image_count:
         measured = measure_pictures(whole.images, workers=workers, progress=progress, cache=open_cache(run.folder, log))
@@ -63,7 +64,8 @@ def measure_health(
         "confusions": [asdict(pair) for pair in list_confusions(annotations)],
         "overlap": describe_overlap(run.summary.get("crops"), run.dataset.categories),
         "pictures": quality,
-        "leaks": find_leaks(whole, _read_duplicates(run)),
+        "pictures_compared": duplicates is not None and whole.images["path"].null_count() < whole.image_count,
+        "leaks": [] if duplicates is None else find_leaks(whole, duplicates),
         "balance": count_categories(whole),
         "gatherings": [asdict(grouping) for grouping in find_gatherings(run.dataset, images, annotations, candidates, taken)],
     }
@@ -176,8 +178,9 @@ def _of_part(measured: pl.DataFrame, whole: pl.DataFrame, part: pl.DataFrame) ->
     return part.select("path").join(taken, on="path", how="left", maintain_order="left")["taken"]
 
 
-def _read_duplicates(run: Run) -> pl.DataFrame:
+def _read_duplicates(run: Run) -> pl.DataFrame | None:
+    """The pairs of pictures that the audit found; None where its folder is gone."""
     try:
         return read_table(run.stage("audit") / "duplicates.parquet")
     except StageError:
-        return pl.DataFrame(schema={"image_a": pl.Int64, "image_b": pl.Int64, "kind": pl.String})
+        return None

@@ -51,7 +51,7 @@ def find_gatherings(
             continue
         risk = RISK / len(clues)
         if clue.each:
-            found.append(compare_annotators(by, values, images, (annotations, candidates), risk=risk))
+            found.append(compare_annotators(by, values, (annotations, candidates), risk=risk, in_order=clue.when))
         else:
             found.append(compare_pieces(by, values, tally, risk=risk, in_order=clue.when))
     worth = [grouping for grouping in found if len(grouping.groups) > 1]

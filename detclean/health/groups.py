@@ -98,23 +98,25 @@ def compare_groups(images: pl.DataFrame, annotations: pl.DataFrame, candidates: 
 
 
 def compare_annotators(
-    by: str, key: pl.Series, images: pl.DataFrame, tables: tuple[pl.DataFrame, pl.DataFrame], *, risk: float = RISK
+    by: str, key: pl.Series, tables: tuple[pl.DataFrame, pl.DataFrame], *, risk: float = RISK, in_order: bool = False
 ) -> Grouping:
     """Groups of annotations rather than images: key (n,), of each row of the table annotations, the first of `tables`.
 
-    A piece of work is what one group did in one image. An overlooked object is counted where an image is the work of one group alone:
-    of several nobody can say who overlooked it.
+    A piece of work is what one group did in one image. Of several in one image nobody can say who overlooked an object, so it is dealt
+    to all of them by their annotations: counted only where one worked alone, it would make whoever works alone look worse.
     """
     annotations, candidates = tables
     work = annotations.select("image_id", *(f"p_{kind}" for kind in ANNOTATION_TYPES), "p_any").with_columns(group=key)
     pieces = work.select("image_id", "group").unique(maintain_order=True).with_row_index("piece")
-    alone = pieces.filter(pl.len().over("image_id") == 1)
     work = work.join(pieces, on=["image_id", "group"], maintain_order="left")
-    missed = candidates.select("image_id", "probability").join(alone.select("image_id", "piece"), on="image_id", maintain_order="left")
-    missed = missed.filter(pl.col("piece").is_not_null())
+    overlooked = candidates.group_by("image_id", maintain_order=True).agg(pl.col("probability").sum())
+    share = work.group_by("image_id", "piece", maintain_order=True).len()
+    share = share.with_columns(share=pl.col("len") / pl.col("len").sum().over("image_id"))
+    missed = share.join(overlooked, on="image_id", maintain_order="left")
+    missed = missed.select("piece", probability=(pl.col("probability") * pl.col("share")).fill_null(0.0))
     at, missed_at = work["piece"].to_numpy().astype(np.int64), missed["piece"].to_numpy().astype(np.int64)
     tally = _add_up(work, at, missed_at, missed["probability"].to_numpy(), pieces.height)
-    return compare_pieces(by, pieces["group"], tally, risk=risk)
+    return compare_pieces(by, pieces["group"], tally, risk=risk, in_order=in_order)
 
 
 def compare_pieces(by: str, group: pl.Series, tally: Tally, *, risk: float = RISK, seed: int = 0, in_order: bool = False) -> Grouping:

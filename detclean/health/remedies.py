@@ -95,10 +95,10 @@ def _gatherings(document: Mapping[str, Any]) -> Told:
 
 def _errors(document: Mapping[str, Any]) -> Told:
     quality, errors = document["quality"], document["errors"]
-    if quality is None or errors["expected"] < 1:
+    if errors["expected"] < 1:
         return
     kind = max(document["errors_by_type"], key=lambda name: document["errors_by_type"][name]["expected"])
-    poor = quality["expected"] < POOR_QUALITY
+    poor = quality is None or quality["expected"] < POOR_QUALITY  # without annotations all that is there was overlooked
     yield (
         "errors",
         "warning" if poor else "note",
@@ -106,7 +106,7 @@ def _errors(document: Mapping[str, Any]) -> Told:
         f"{'is' if round(errors['expected']) == 1 else 'are'} wrong or missing ({say_interval(errors)} with 95 % confidence), "
         f"most often {TYPE_WORDS[kind]}: review the issues, worst first.",
     )
-    rows = [row for row in document["categories"] if row["quality"] and row["quality"]["high"] < quality["low"]]
+    rows = [row for row in document["categories"] if quality and row["quality"] and row["quality"]["high"] < quality["low"]]
     if rows:
         names = name_some([row["name"] for row in rows])
         yield "category", "warning", f"The labels of {names} are worse than the others by more than chance: begin the review there."
@@ -181,8 +181,8 @@ def name_some(names: Sequence[str]) -> str:
     return first[0] if len(first) == 1 else f"{', '.join(first[:-1])} and {first[-1]}"
 
 
-def shorten(text: str) -> str:
+def shorten(text: str, longest: int = LONGEST) -> str:
     """On one line, its middle left out where it is long."""
     text = " ".join(text.split())
-    keep = (LONGEST - 1) // 2
-    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1 - keep]}…{text[len(text) - keep :]}"
+    keep = (longest - 1) // 2
+    return text if len(text) <= longest else f"{text[: longest - 1 - keep]}…{text[len(text) - keep :]}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import orjson
 import polars as pl
 
 from detclean import __version__
-from detclean.boxes import Boxes, Floats, Ints, Mask, read_boxes, write_boxes
+from detclean.boxes import Floats, Ints, read_boxes, write_boxes
 from detclean.config import Config, read_config
 from detclean.dataset import Dataset, open_dataset, write_dataset
 from detclean.detect.yolo import predict_out_of_fold
@@ -21,18 +21,18 @@ from detclean.distribute import Cluster
 from detclean.edit.changes import as_edits, find_changes
 from detclean.edit.decisions import read_decisions
 from detclean.edit.proposals import Cleaning, propose_cleaning, propose_pruning
-from detclean.edit.strategies import STRATEGIES, Labels, compute_trust, draw_by_trust, heed_decisions, list_versions
+from detclean.edit.strategies import STRATEGIES, Labels, compute_trust, draw_by_trust, heed_decisions, list_versions, name_state
 from detclean.edit.versions import clean_in_memory, join_with_test
 from detclean.errors import ConfigError, DatasetError, DetcleanError
 from detclean.files import write_whole
 from detclean.measure.comparison import Version, compare_versions
+from detclean.pipeline.doubts import find_doubts, judge_trusted, open_test, shift_images
 from detclean.pipeline.run import find_machines, renew_report, stage_settings
-from detclean.pipeline.steps import gather_evidence, open_scores, train_models
+from detclean.pipeline.steps import open_scores, train_models
 from detclean.runfolder import Run, open_run, read_table
-from detclean.score.issues import NOISY, select_issues
-from detclean.score.scores import draw_dataset_looks, score_dataset
+from detclean.score.issues import NOISY
+from detclean.score.scores import draw_dataset_looks
 from detclean.show.comparison_table import draw_comparison, draw_confusions, write_comparison_markdown
-from detclean.show.issue_lists import write_issues
 from detclean.show.progress import Display
 from detclean.stages import Stage, StageContext, StageResult, lock_run, run_stages
 
@@ -69,13 +69,14 @@ def compare_strategies(folder: str | Path, strategies: Sequence[str], seeds: int
     test = _find_test(run)
     split = str(test.images["split"][0])
     display.say(f"compare: judged on the {test.image_count} images of '{split}', {seeds} seeds")
+    state = name_state(run.stage("issues").name, read_decisions(run.folder))
     versions = list_strategies(run, config, strategies, display)
     display.say(f"compare: {len(versions)} versions of the labels, {len(versions) * seeds} trainings")
     with lock_run(out), find_machines(config, display) as executor:
         results = run_stages(_stages(config, versions, executor), out, _settings(config, run, versions, split, seeds), display)
-        judged = [_read_version(version, results) for version in versions]
+        judged = [read_version(version, results, seeds) for version in versions]
         document = compare_versions(test, judged) | judge_trusted(test, judged, results[DOUBTS].folder)
-        document |= {"detclean": __version__, "name": run.summary["name"], "model": config.model, "test": split}
+        document |= {"detclean": __version__, "name": run.summary["name"], "model": config.model, "test": split, "state": state}
         document["seconds"] = {name: round(result.seconds, 2) for name, result in results.items()}
         write_whole(out / "compare.json", orjson.dumps(document, option=orjson.OPT_INDENT_2))
         write_whole(out / "compare.md", write_comparison_markdown(document))
@@ -158,8 +159,8 @@ def _stages(config: Config, versions: Sequence[Labels], executor: Cluster | None
                 resumable=True,
             ),
         ]
-    needed = (f"labels-{versions[0].slug}", f"detect-{versions[0].slug}")
-    return [*stages, Stage(DOUBTS, partial(find_doubts, source=needed[0], looked=needed[1]), needs=needed)]
+    seen_in = [(f"labels-{version.slug}", f"detect-{version.slug}") for version in versions]
+    return [*stages, Stage(DOUBTS, partial(find_doubts, seen_in=seen_in), needs=tuple(name for pair in seen_in for name in pair))]
 
 
 def _settings(config: Config, run: Run, versions: Sequence[Labels], split: str, seeds: int) -> dict[str, Any]:
@@ -168,8 +169,7 @@ def _settings(config: Config, run: Run, versions: Sequence[Labels], split: str, 
     for version in versions:
         settings[f"labels-{version.slug}"] = {"load": str(run.stage("load")), "split": split}
         settings[f"train-{version.slug}"] = common["train"] | {"seeds": seeds}
-        settings[f"detect-{version.slug}"] = {"predict": config.model_dump(mode="json")["predict"], "seeds": seeds}
-    settings[f"detect-{versions[0].slug}"]["looks"] = config.score.seed  # they never saw the test's labels, and are asked about them
+        settings[f"detect-{version.slug}"] = {"predict": common["detect"]["predict"], "seeds": seeds, "looks": config.score.seed}
     test = {"load": str(run.stage("load")), "split": split}
     settings[DOUBTS] = common["score"] | test | {"types": common["issues"]["types"]}
     return settings
@@ -178,16 +178,12 @@ def _settings(config: Config, run: Run, versions: Sequence[Labels], split: str, 
 def write_labels(context: StageContext, version: Labels) -> None:
     """A version's images to train on, with its labels, and behind them those of the test; how they are drawn."""
     part = open_dataset(Path(context.settings["load"]) / "part")
-    joined, is_test = join_with_test(clean_in_memory(part, version.cleaning), _open_test(context.settings))
+    joined, is_test = join_with_test(clean_in_memory(part, version.cleaning), open_test(context.settings))
     write_dataset(joined, context.out)
     pl.DataFrame({"is_test": is_test}).write_parquet(context.out / "test.parquet")
     if version.draw is not None:
         never = np.zeros((len(version.draw), int(is_test.sum())))
         np.save(context.out / DRAW, np.concatenate([version.draw, never], axis=1), allow_pickle=False)
-
-
-def _open_test(settings: Mapping[str, Any]) -> Dataset:
-    return open_dataset(Path(settings["load"]) / "all").select_split(settings["split"])
 
 
 def _open_labels(folder: Path, seeds: int, executor: Cluster | None = None) -> tuple[Dataset, Ints]:
@@ -207,13 +203,11 @@ def _train(context: StageContext, source: str, workers: int | None, executor: Cl
 
 
 def _detect(context: StageContext, source: str, trained: str, device: Any, workers: int | None, executor: Cluster | None) -> None:
-    """What the models see in the test's images; those of the labels as given are asked about every box there, too."""
+    """What the models see in the test's images, and what they say of every box there, whose labels they never saw."""
     settings = context.settings
     dataset, folds = _open_labels(context.inputs[source], settings["seeds"], executor)
-    looks = dataset.annotations[np.zeros(len(dataset.annotations), bool)]
-    if "looks" in settings:
-        test = dataset.select_images(folds[0] == 0)
-        looks = _shift(draw_dataset_looks(test, settings["looks"]).boxes, -(dataset.image_count - test.image_count))
+    test = dataset.select_images(folds[0] == 0)
+    looks = shift_images(draw_dataset_looks(test, settings["looks"]).boxes, test.image_count - dataset.image_count)
     seen = predict_out_of_fold(
         dataset,
         folds,
@@ -228,64 +222,16 @@ def _detect(context: StageContext, source: str, trained: str, device: Any, worke
         display=context.display,
     )
     write_boxes(seen.detections, context.out / "detections.parquet")
-    if "looks" in settings:
-        seen.looks.write_parquet(context.out / "looks.parquet")
-        seen.at_detections.write_parquet(context.out / "at_detections.parquet")
+    seen.looks.write_parquet(context.out / "looks.parquet")
+    seen.at_detections.write_parquet(context.out / "at_detections.parquet")
 
 
-def find_doubts(context: StageContext, source: str, looked: str) -> None:
-    """Which of the test's labels look wrong to the models of the labels as given, which never saw them: issues.csv, facts.json."""
-    settings, folder = context.settings, context.inputs[looked]
-    test = _open_test(settings)
-    trained = open_dataset(context.inputs[source]).image_count - test.image_count
-    scores = score_dataset(
-        test,
-        _shift(read_boxes(folder / "detections.parquet"), trained),
-        gathered=gather_evidence(test, {"detect": folder}, settings),
-        planting_rounds=settings["planting_rounds"],
-        seed=settings["seed"],
-        engine=settings["engine"],
-    )
-    issues = select_issues(scores, test, target_precision=0.0, types=settings["types"]).filter(pl.col("verdict") == "noisy")
-    write_issues(issues, test, context.out, ["csv"])
-    facts = {
-        "noisy": issues.height,
-        "expected_errors": round(float(scores.images["expected_errors"].sum()), 2),
-        "calibrated": scores.facts["calibrated"],
-        "images": issues["image_index"].unique().sort().to_list(),
-    }
-    write_whole(context.out / "facts.json", orjson.dumps(facts))
-
-
-def judge_trusted(test: Dataset, versions: Sequence[Version], doubts: Path) -> dict[str, Any]:
-    """What of the test's labels looks wrong, and the whole comparison on the images in which nothing does; None where that is the same."""
-    facts = orjson.loads((doubts / "facts.json").read_bytes())
-    trusted = np.ones(test.image_count, bool)
-    trusted[facts.pop("images")] = False
-    few = [replace(version, detections=[_keep(boxes, trusted) for boxes in version.detections]) for version in versions]
-    again = compare_versions(test.select_images(trusted), few) if trusted.any() and not trusted.all() else None
-    return {"test_labels": facts | {"images_distrusted": int((~trusted).sum())}, "trusted": again}
-
-
-def _read_version(version: Labels, results: Mapping[str, StageResult]) -> Version:
-    """What the models of a version saw in the test's images, numbered as the test numbers them."""
+def read_version(version: Labels, results: Mapping[str, StageResult], seeds: int) -> Version:
+    """What the models of a version saw in the test's images, numbered as the test numbers them; some may have seen nothing."""
     labels = results[f"labels-{version.slug}"].folder
     dataset, folds = _open_labels(labels, 1)
     trained = int((folds[0] < 0).sum())
     boxes = read_boxes(results[f"detect-{version.slug}"].folder / "detections.parquet")
     repeat = boxes.repeat if boxes.repeat is not None else np.zeros(len(boxes), np.int64)
-    seeds = range(int(repeat.max()) + 1 if len(repeat) else 1)
     own = int((dataset.annotations.image_index < trained).sum())
-    return Version(version.name, [_shift(boxes[repeat == seed], trained) for seed in seeds], trained, own, version.control_of)
-
-
-def _shift(boxes: Boxes, by: int) -> Boxes:
-    columns = boxes.columns()
-    return Boxes(**columns | {"image_index": boxes.image_index - by})
-
-
-def _keep(boxes: Boxes, kept: Mask) -> Boxes:
-    """Those of the images that are kept (N,), numbered anew."""
-    number = np.cumsum(kept) - 1
-    own = boxes[kept[boxes.image_index]]
-    return Boxes(**own.columns() | {"image_index": number[own.image_index]})
+    return Version(version.name, [shift_images(boxes[repeat == seed], trained) for seed in range(seeds)], trained, own, version.control_of)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 from dataclasses import dataclass, replace
 from functools import partial
@@ -24,6 +25,7 @@ from detclean.errors import ConfigError, DatasetError
 from detclean.files import write_whole
 from detclean.formats.datayaml import printable
 from detclean.formats.imagefiles import is_image_name, list_images
+from detclean.health.remedies import count
 from detclean.pipeline.run import find_machines
 from detclean.pipeline.steps import count_auditors, open_folds
 from detclean.runfolder import Run, open_run, read_table
@@ -34,6 +36,7 @@ from detclean.stages import Stage, StageContext, lock_run, run_stages
 
 NAMED = 3  # images that are left out, by name; run.log has all
 FOLDER = "hard"  # of the run folder, below which the results lie
+SOURCE = "images.txt"  # in the folder of the results: which folder or list they are of
 
 
 @dataclass(frozen=True)
@@ -45,21 +48,33 @@ class Ranking:
 
 
 def place_ranking(run: str | Path, images: str | Path, out: str | Path | None) -> Path:
-    """The folder of the results, RUN/hard/NAME if not said.
+    """The folder of the results, if not said RUN/hard/NAME, or NAME-2 where other images of that name were ranked before.
 
-    Raises DatasetError where there are no such images, ConfigError where the results would lie among the user's pictures.
+    Raises DatasetError where there are no such images, ConfigError where the results would lie among the user's pictures, or where a run
+    has its own.
     """
     source = Path(images)
     if not (source.is_dir() or (source.is_file() and source.suffix.lower() == ".txt")):
         what = "is neither a folder nor a .txt that lists images" if source.exists() else "does not exist"
         raise DatasetError(f"{source}: {what}; name a folder of pictures with --images")
-    folder = (
-        Path(out)
-        if out is not None
-        else Path(run) / FOLDER / (source.stem if source.is_file() else Path(os.path.abspath(source)).name or "images")
-    )
+    folder = _find_place(Path(run), source) if out is None else Path(out)
+    if (folder / "summary.json").exists():
+        raise ConfigError(f"{folder}: is a run, which has a hard.csv of its own; name another folder with --out")
     if source.is_dir() and folder.resolve().is_relative_to(source.resolve()):
         raise ConfigError(f"{folder}: lies in the folder of the images, where nothing is written; name another one with --out")
+    return folder
+
+
+def _find_place(run: Path, images: Path) -> Path:
+    """RUN/hard/NAME, numbered where that is of other images: the pictures of each batch may well lie in a folder `images`."""
+    name = images.stem if images.is_file() else Path(os.path.abspath(images)).name or "images"
+    for i in itertools.count(1):
+        folder = run / FOLDER / (name if i == 1 else f"{name}-{i}")
+        try:
+            if (folder / SOURCE).read_bytes() == os.fsencode(os.path.abspath(images)):
+                break
+        except OSError:
+            break
     return folder
 
 
@@ -78,6 +93,7 @@ def rank_new_images(folder: str | Path, images: str | Path, out: Path, limit: in
     paths = _list_pictures(Path(images), display)
     trained = run.stage("train" if "train" in run.summary["stages"] else "dynamics")
     with lock_run(out), find_machines(config, display) as executor:
+        write_whole(out / SOURCE, os.fsencode(os.path.abspath(images)))
         stages = _stages(run, config, trained, paths, out, executor)
         settings: dict[str, Any] = {
             "pictures": {"run": str(run.stage("load"))},
@@ -103,10 +119,11 @@ def _list_pictures(source: Path, display: Display) -> list[tuple[str, str]]:
         lines = [line.strip() for line in source.read_bytes().decode("utf-8-sig", "surrogateescape").splitlines()]
         tries = [(line, [os.path.abspath(place / line) for place in (source.parent, Path.cwd())]) for line in lines if is_image_name(line)]
         pairs = [(line, next((path for path in places if os.path.isfile(path)), places[0])) for line, places in tries]
-    odd = [printable(name) for name, path in pairs if printable(path) != path]
+    odd = [path for _, path in pairs if printable(path) != path or len(path.splitlines()) > 1]
     if odd:
-        display.say(f"{len(odd)} have names that are not UTF-8 and are left out: rename them ({', '.join(odd[:NAMED])})")
-    pairs = [(name, path) for name, path in pairs if printable(path) == path]
+        first = ", ".join(printable(os.path.basename(path)) for path in odd[:NAMED])
+        display.say(f"{count(len(odd), 'image')} left out, as their names are not UTF-8 or hold line breaks: rename them ({first})")
+    pairs = [(name, path) for name, path in pairs if path not in set(odd)]
     if not pairs:
         raise DatasetError(f"{source}: holds no images; name a folder of pictures, or a .txt with a picture's path on each line")
     return list({path: (name, path) for name, path in reversed(pairs)}.values())[::-1]
@@ -151,13 +168,13 @@ def _read_pictures(context: StageContext, run: Run, paths: list[tuple[str, str]]
     own, others = _find_known(hashes.with_columns(dataset.images["path", "bytes"]), run)
     unreadable = hashes["problem"].is_not_null()
     told = [
-        *_tell("cannot be read and are left out", images.filter(unreadable), display),
-        *_tell("are in the run's data set and are left out: their labels exist", images.filter(~unreadable & own), display),
-        *_tell("are in another split of the run's data set: they may have labels already", images.filter(~unreadable & others), display),
+        *_tell("left out that cannot be read", images.filter(unreadable), display),
+        *_tell("left out that the run's models have learnt, whose labels exist", images.filter(~unreadable & own), display),
+        *_tell("in another split of the run's data set, where labels may exist", images.filter(~unreadable & others), display),
     ]
     kept = ~unreadable & ~own
     if not kept.any():
-        raise DatasetError(f"--images: of {images.height} images none is left: {'; '.join(told)}; name images without labels")
+        raise DatasetError(f"--images: of {count(images.height, 'image')} none is left: {'; '.join(told)}; name images without labels")
     sizes = hashes.select("width", "height")
     chosen = replace(dataset, images=images.with_columns(sizes["width"], sizes["height"]).filter(kept))
     position = np.cumsum(kept.to_numpy()) - 1
@@ -174,8 +191,8 @@ def _tell(what: str, images: pl.DataFrame, display: Display) -> list[str]:
         return []
     for name in names:
         display.log(f"{what}: {name}")
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return [f"{len(names)} {what} ({', '.join(names[:NAMED])}{more})"]
+    more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
+    return [f"{count(len(names), 'image')} {what} ({', '.join(names[:NAMED])}{more})"]
 
 
 def _find_known(hashes: pl.DataFrame, run: Run) -> tuple[pl.Series, pl.Series]:

@@ -10,7 +10,8 @@ from typing import Any
 import orjson
 from matplotlib.axes import Axes
 
-from detclean.edit.strategies import STRATEGIES
+from detclean.edit.decisions import read_decisions
+from detclean.edit.strategies import STRATEGIES, name_state
 from detclean.measure.comparison import BACKGROUND, rank_strategies, say_verdict
 from detclean.report.drawn import INK, draw_svg, label
 from detclean.report.plots import BLUE, ORANGE, Plot
@@ -34,7 +35,8 @@ class Matrix:
 @dataclass(frozen=True)
 class Compared:
     """verdict: sentences, the first of the best strategy. rows: as `header` has it; trusted: the same where the test's labels are trusted,
-    under the sentence trusted_on. labels: of the matrices' rows and columns, none where they are too wide. strategies: what those do."""
+    under the sentence trusted_on. labels: of the matrices' rows and columns, none where they are too wide. strategies: what those do.
+    stale: the run or what was decided has changed since, as far as that is known."""
 
     verdict: tuple[str, ...]
     judged_on: str
@@ -46,6 +48,7 @@ class Compared:
     labels: tuple[str, ...]
     matrices: tuple[Matrix, ...]
     strategies: dict[str, str]
+    stale: bool
 
 
 def gather_compared(run: Run) -> Compared | None:
@@ -66,8 +69,14 @@ def gather_compared(run: Run) -> Compared | None:
             labels=tuple(label(name, LONGEST_LABEL) for name in (*document["categories"], BACKGROUND)) if narrow else (),
             matrices=tuple(_shade(name, row["confusion"]) for name, row in shown.items()) if narrow else (),
             strategies={name: STRATEGIES[name] for name in shown if name in STRATEGIES},
+            stale=_is_stale(run, document),
         )
     return None
+
+
+def _is_stale(run: Run, document: Mapping[str, Any]) -> bool:
+    state = name_state(run.stage("issues").name, read_decisions(run.folder))
+    return bool(document.get("state", state) != state)
 
 
 def _shade(name: str, counts: Sequence[Sequence[int]]) -> Matrix:

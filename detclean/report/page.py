@@ -10,6 +10,7 @@ from detclean.edit.decisions import read_decisions
 from detclean.files import write_whole
 from detclean.health import open_groupings, read_health
 from detclean.health.categories import list_confusions, rank_categories
+from detclean.health.counts import hear_people
 from detclean.report import facts, words
 from detclean.runfolder import Run
 from detclean.score.recalibration import MIN_DECISIONS
@@ -55,7 +56,10 @@ def gather_facts(run: Run, pictures: int) -> dict[str, Any]:
     health = read_health(run.folder)
     decisions = read_decisions(run.folder)
     issues = run.issues.sort("rank")
-    categories = rank_categories(run, annotations, candidates)
+    heard = (annotations, candidates)
+    if health and health["decided"]:  # as there, for its intervals stand beside
+        heard = hear_people(annotations, candidates, run.issues, decisions)[:2]
+    categories = rank_categories(run, *heard)
     shown = [category for category in categories[: facts.CATEGORIES_SHOWN] if category.wrong is not None]
     cards = make_cards(run.dataset, issues.head(pictures), decisions)
     return {
@@ -66,7 +70,7 @@ def gather_facts(run: Run, pictures: int) -> dict[str, Any]:
         "more_categories": sum(category.wrong is not None for category in categories) - len(shown),
         "empty_categories": [category for category in categories if category.wrong is None],
         "widest": max((category.wrong or 0.0 for category in shown), default=0.0) or 1.0,
-        "confusions": list_confusions(annotations),
+        "confusions": list_confusions(heard[0]),
         "health": health,
         "health_of": {row["name"]: row for row in health["categories"]} if health else {},
         "picture_issues": picture_issues(health) if health else [],

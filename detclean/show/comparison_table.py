@@ -34,6 +34,9 @@ WIDEST_CONFUSION = 12  # categories; wider tables nobody reads, compare.json has
 GAPS = {"over_given": "Points over the labels as given", "over_control": "Points over as much at random"}
 MATRICES_A_LINE = 3
 LONGEST_LABEL = 16  # letters of a category in the picture
+AMOUNTS = slice(1, 3)  # of HEADER: how much was trained on, for which a narrow terminal has no room
+ROOMY = 100  # columns of a terminal
+BY_SEED = "by seed"  # a column of as many figures as there are seeds: goes over several lines
 HEADER = ["trained on", "images", "boxes", "mAP50 [95 %]", "over as given", "over random"]
 
 
@@ -68,12 +71,23 @@ def say_trusted(document: Mapping[str, Any]) -> str:
 
 def _print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], bold: str, console: Console) -> None:
     table = Table(box=box.SIMPLE_HEAD if console.is_terminal else None, pad_edge=False, padding=(0, 1), show_edge=False)
+    if header is HEADER and console.width < ROOMY:
+        header, rows = _without_amounts(header), [_without_amounts(row) for row in rows]
+    longest = max((len(word) for row in rows for word in row[0].split()), default=0)
     for i, name in enumerate(header):
-        table.add_column(name, justify="right" if i else "left", no_wrap=i > 0, min_width=len(name))
+        table.add_column(
+            name, justify="right" if i else "left", no_wrap=i > 0 and name != BY_SEED, min_width=max(len(name), 0 if i else longest)
+        )
     for row in rows:
         table.add_row(*(Text(clean_text(cell)) for cell in row), style="bold" if row[0] == bold else None)
     console.print(Text(f"\n{title}", style="bold"))
     console.print(table, highlight=False)
+
+
+def _without_amounts(cells: Sequence[str]) -> list[str]:
+    left = list(cells)
+    del left[AMOUNTS]
+    return left
 
 
 def rows_of_versions(document: Mapping[str, Any]) -> list[list[str]]:
@@ -93,7 +107,7 @@ def _table_of_figures(document: Mapping[str, Any]) -> tuple[list[str], list[list
         by_seed = " ".join("-" if value is None else f"{value:.3f}" for value in first["by_seed"])
         sd = "-" if first["sd"] is None else f"{first['sd']:.3f}"
         rows.append([name, *(_say_share(row["figures"][other]) for other in others), sd, by_seed])
-    return ["trained on", *(FIGURES[other] for other in others), "sd", "by seed"], rows
+    return ["trained on", *(FIGURES[other] for other in others), "sd", BY_SEED], rows
 
 
 def _say_share(figure: Mapping[str, Any], interval: bool = False) -> str:
@@ -138,7 +152,7 @@ def write_comparison_markdown(document: Mapping[str, Any]) -> str:
 def _describe_trusted(document: Mapping[str, Any]) -> str:
     if not document.get("trusted"):
         return ""
-    chosen = "The models of the labels as given, which never saw the test labels, chose them; test_issues.csv says what they suspect."
+    chosen = "The models of all versions together, which never saw the test labels, chose them; test_issues.csv says what they suspect."
     return f"## On test images whose labels are trusted\n\n{say_trusted(document)}. {chosen}\n\n" + _as_markdown(
         HEADER, rows_of_versions(document["trusted"])
     )

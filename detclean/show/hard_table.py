@@ -40,7 +40,7 @@ def write_hard(ranked: pl.DataFrame, images: pl.DataFrame, categories: Sequence[
     """hard.csv and hard.txt, a YOLO list of the images, hardest first.
 
     ranked: as `rank_images` has it, with issues, and similar_to where it applies. images: image_id, file_name, path. listed: the most
-    images in hard.txt, all if not said.
+    images in hard.txt, all if not said. A path with a line break in it is no line of a list, and stands in hard.csv alone.
     """
     names = pl.Series("category", categories, dtype=pl.String)
     position = ranked["image_index"]
@@ -49,7 +49,8 @@ def write_hard(ranked: pl.DataFrame, images: pl.DataFrame, categories: Sequence[
     table = table.select(name for name in SCHEMA if name in table.columns)
     places = images.select(pl.coalesce("path", "file_name")).to_series().gather(position.filter(ranked["category"].is_null())).to_list()
     write_whole(folder / CSV, table.write_csv(float_precision=DECIMALS))
-    write_whole(folder / LIST, "".join(f"{place}\n" for place in places[:listed]).encode("utf-8", "surrogateescape"))
+    lines = [place for place in places if len(place.splitlines()) == 1]
+    write_whole(folder / LIST, "".join(f"{place}\n" for place in lines[:listed]).encode("utf-8", "surrogateescape"))
 
 
 def read_hard(folder: Path) -> pl.DataFrame:
@@ -124,7 +125,7 @@ def _print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]
         words = name in ("image", "category", "hardest image")
         table.add_column(name, justify="left" if words else "right", no_wrap=not words, overflow="fold")
     for row in rows:
-        table.add_row(*(Text(clean_text(cell)) for cell in row))
+        table.add_row(*(Text(clean_text(" ".join(cell.split()))) for cell in row))
     console.print(Text(f"\n{title}", style="bold"))
     console.print(table, highlight=False)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,6 +32,7 @@ PICTURE_KINDS = {
     "grayscale": "grey among coloured",
 }
 SPLITS_SHOWN = 3
+OVERLAPS_SHOWN = 3
 
 
 def print_health(document: Mapping[str, Any], folder: Path, console: Console | None = None) -> None:
@@ -65,9 +65,10 @@ def _print_head(document: Mapping[str, Any], console: Console) -> None:
     if quality is None:
         _print_line("There are no annotations to judge.", console)
         return
+    be = "is" if round(errors["expected"]) == 1 else "are"
     _print_line(
         f"{quality['expected']:.1%} of the labels are right ({quality['low']:.0%} to {quality['high']:.0%}); about "
-        f"{errors['expected']:,.0f} are wrong or missing ({say_interval(errors)}, 95 % confidence).",
+        f"{errors['expected']:,.0f} {be} wrong or missing ({say_interval(errors)}, 95 % confidence).",
         console,
     )
     if document["label_quality_score"] is not None:
@@ -83,7 +84,7 @@ def _print_problems(problems: Sequence[Mapping[str, str]], console: Console) -> 
     if not problems:
         _print_line("Nothing calls for work.", console)
     for i, problem in enumerate(problems, 1):
-        first, *others = textwrap.wrap(clean_text(problem["text"]), console.width - 6) or [""]
+        first, *others = _wrap(problem["text"], console.width - 6, console) or [""]
         style = "bold" if problem["severity"] == "warning" else "dim"
         console.print(Text(f"  {i:>2}. ", style=style) + Text(first, style=""), highlight=False)
         for line in others:
@@ -100,7 +101,7 @@ def _print_categories(categories: Sequence[Mapping[str, Any]], console: Console)
     header = ["category", "annot.", "images", "right", "wrong", "95 %", "cleanlab", "AP50"]
     rows = [
         [
-            shorten(row["name"])[:NAME_LENGTH],
+            shorten(row["name"], NAME_LENGTH),
             f"{row['annotations']:,}",
             f"{row['images']:,}",
             "-" if row["quality"] is None else f"{row['quality']['expected']:.1%}",
@@ -121,7 +122,7 @@ def _print_overlap(overlap: Mapping[str, Any], console: Console) -> None:
         _print_line(overlap["why"], console)
         return
     rows = [
-        [shorten(pair["given"])[:NAME_LENGTH], shorten(pair["shown"])[:NAME_LENGTH], f"{pair['annotations']:,}", f"{pair['share']:.1%}"]
+        [shorten(pair["given"], NAME_LENGTH), shorten(pair["shown"], NAME_LENGTH), f"{pair['annotations']:,}", f"{pair['share']:.1%}"]
         for pair in overlap["pairs"]
     ]
     if not rows:
@@ -129,6 +130,14 @@ def _print_overlap(overlap: Mapping[str, Any], console: Console) -> None:
         _print_line("None: cleanlab's confident joint has nothing beside its diagonal.", console)
         return
     _print_table(title, ["annotated", "looks like", "annotations", "of category"], rows, console, words=2)
+    if more := overlap["all_pairs"] - len(rows):
+        _print_line(f"and {count(more, 'more pair')} with fewer annotations", console)
+    shares = [
+        f"{shorten(pair['first'], NAME_LENGTH)} and {shorten(pair['second'], NAME_LENGTH)} ({pair['share']:.1%})"
+        for pair in overlap["overlapping"][:OVERLAPS_SHOWN]
+    ]
+    if shares:
+        _print_line(f"Categories that overlap most, of all annotations: {', '.join(shares)}.", console)
 
 
 def _print_pictures(pictures: Mapping[str, Any] | None, console: Console) -> None:
@@ -149,17 +158,19 @@ def _print_pictures(pictures: Mapping[str, Any] | None, console: Console) -> Non
 def _print_splits(document: Mapping[str, Any], console: Console) -> None:
     balance = document["balance"]
     names = list(balance["splits"])
-    header = ["category", *(f"{shorten(name)[:9]} / images" for name in names[:SPLITS_SHOWN])]
+    header = ["category", *(f"{shorten(name, 9)} / images" for name in names[:SPLITS_SHOWN])]
     order = sorted(range(len(balance["categories"])), key=lambda k: -balance["annotations"][k])
     rows = [
         [
-            shorten(balance["categories"][k])[:NAME_LENGTH],
+            shorten(balance["categories"][k], NAME_LENGTH),
             *(f"{row['annotations'][k]:,} / {row['images_with'][k]:,}" for row in list(balance["splits"].values())[:SPLITS_SHOWN]),
         ]
         for k in order
     ]
     _print_table("Balance: annotations / images with any", header, rows, console)
-    if balance["ratio"] is not None:
+    if len(names) > SPLITS_SHOWN:
+        _print_line(f"and {count(len(names) - SPLITS_SHOWN, 'more split')}; {FILE_NAME} has all", console)
+    if balance["ratio"] is not None and sum(n > 0 for n in balance["annotations"]) > 1:
         _print_line(
             f"The largest has {balance['ratio']:.1f} times as many as the smallest; as diverse as {balance['effective']:.1f} equal ones.",
             console,
@@ -173,8 +184,10 @@ def _print_splits(document: Mapping[str, Any], console: Console) -> None:
             _print_table(
                 "Pictures in two splits", ["of", "as well in", "pictures", "same file", "first"], leaks, console, words=2, last=True
             )
-        else:
+        elif document["pictures_compared"]:
             _print_line("No picture of a split is in another one, nor nearly the same as one there.", console)
+        else:
+            _print_line("Nobody looked whether a picture is in two splits: there are no pictures.", console)
 
 
 def _print_gathering(grouping: Mapping[str, Any], console: Console) -> None:
@@ -186,12 +199,20 @@ def _print_gathering(grouping: Mapping[str, Any], console: Console) -> None:
             f"{sum(group['rates'].values()):.1f}",
             f"{max(sum(group['rates'].values()) - group['spread'], 0):.1f} to {sum(group['rates'].values()) + group['spread']:.1f}",
         ]
-        for group in grouping["groups"]
+        for group in _choose_groups(grouping["groups"])
     ]
     title = f"Errors by {shorten(say_by(grouping['by']))}, per 100 annotations ({grouping['overall']:.1f} overall)"
     _print_table(title, ["  group", "images", "annot.", "errors", "95 %"], rows, console)
     if any(group["stands_out"] for group in grouping["groups"]):
         _print_line("! more than chance explains", console)
+    if more := grouping["all"] - len(rows):
+        _print_line(f"and {more:,} more, with fewer errors or too few images to compare", console)
+
+
+def _choose_groups(groups: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """As many as are shown, in the order that they have, as that may be of time: those that stand out, then the worst."""
+    worst = sorted(range(len(groups)), key=lambda i: (not groups[i]["stands_out"], -sum(groups[i]["rates"].values())))
+    return [groups[i] for i in sorted(worst[:ROWS_SHOWN])]
 
 
 def _print_table(
@@ -215,8 +236,13 @@ def _print_title(title: str, console: Console) -> None:
 
 
 def _print_line(text: str, console: Console) -> None:
-    for line in textwrap.wrap(clean_text(text), console.width - 2):
+    for line in _wrap(text, console.width - 2, console):
         console.print(Text(f"  {line}"), highlight=False)
+
+
+def _wrap(text: str, width: int, console: Console) -> list[str]:
+    """Lines of at most `width` columns, of which a Chinese character takes two."""
+    return [line.plain.rstrip() for line in Text(clean_text(text)).wrap(console, width)]
 
 
 def _number(value: float) -> str:
