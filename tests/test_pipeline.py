@@ -1,6 +1,7 @@
 """The whole of it, as a user meets it: a tiny data set in, a run folder out; killed, resumed, changed, looked at by others."""
 
 import csv
+import hashlib
 import io
 import json
 import os
@@ -135,9 +136,11 @@ def contract_of(folder: Path) -> list[str]:
 
 
 def results_of(folder: Path) -> dict[str, str]:
-    """A digest of everything at the top of a run folder that is a result: all but logs, and what tells the seconds it took."""
-    left_out = ("run.log", "lock", "summary.json", "report.html", "stages/", "config.yaml", "cache/")
-    return {name: digest for name, digest in digests(folder).items() if not name.startswith(left_out)}
+    """A digest of everything at the top of a run folder that is a result: all but logs, and what tells its name or the seconds it took."""
+    left_out = ("run.log", "lock", "summary.json", "report.html", "health.json", "stages/", "config.yaml", "cache/")
+    health = orjson.loads((folder / "health.json").read_bytes()) | {"name": ""}
+    results = {name: digest for name, digest in digests(folder).items() if not name.startswith(left_out)}
+    return results | {"health.json": hashlib.sha256(orjson.dumps(health)).hexdigest()}
 
 
 def stage_times(folder: Path) -> dict[str, int]:
