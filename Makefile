@@ -9,13 +9,14 @@ STAMP := .venv/installed
 
 install: $(STAMP)
 
-# opencv-python needs the system's libGL, which servers and containers often lack; the headless build of the same version does not.
-$(STAMP): pyproject.toml constraints.txt
+# Every package is pinned with its hashes (scripts/pin), and nothing else is installed. opencv-python needs the system's libGL, which servers
+# and containers often lack; the headless build of the same version does not.
+$(STAMP): pyproject.toml constraints.txt constraints-headless.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is not Python 3.11 or newer; make PYTHON=python3.11 names another" >&2; exit 2; }
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
-	$(PIP) install -c constraints.txt setuptools
-	$(PIP) install -c constraints.txt --no-build-isolation -e '.[dev]'
-	$(BIN)/python -c 'import cv2' 2>/dev/null || { $(PIP) uninstall -y opencv-python && $(PIP) install -c constraints.txt --force-reinstall --no-deps opencv-python-headless; }
+	$(PIP) install --require-hashes -r constraints.txt
+	$(PIP) install --no-deps --no-build-isolation -e .
+	$(BIN)/python -c 'import cv2' 2>/dev/null || { $(PIP) uninstall -y opencv-python && $(PIP) install --require-hashes --force-reinstall --no-deps -r constraints-headless.txt; }
 	$(BIN)/python -c 'import cv2, torch, torchvision, ultralytics'
 	touch $@
 

@@ -3,7 +3,8 @@
     python scripts/collect_benchmarks.py runs/benchmarks
 
 Each pair of marks `<!-- benchmark: NAME -->` and `<!-- end -->` in the page gets what stands in RUNS/NAME/benchmark.md between them, with
-its headings two levels lower, and the plot beside it; `<!-- compare: NAME -->` gets RUNS/NAME/compare/compare.md.
+its headings two levels lower, and the plot beside it; `<!-- compare: NAME -->` gets RUNS/NAME/compare/compare.md,
+without its confusion matrices.
 """
 
 import argparse
@@ -23,7 +24,8 @@ def collect_benchmarks(page: str, runs: Path, docs: Path) -> str:
         tables = (runs / name if kind == "benchmark" else runs / name / "compare") / f"{kind}.md"
         if not tables.is_file():
             return found[0]
-        text = re.sub(r"^#+ ", lambda heading: f"##{heading[0]}", tables.read_text(encoding="utf-8"), flags=re.MULTILINE)
+        written = tables.read_text(encoding="utf-8").partition("\n## Confusion\n")[0]
+        text = re.sub(r"^#+ ", lambda heading: f"##{heading[0]}", written, flags=re.MULTILINE)
         picture = f"{kind}-{name}.png"
         shutil.copyfile(tables.with_suffix(".png"), docs / picture)
         return f"{begin}\n{text.strip()}\n\n![{name}]({picture})\n\n{end}"

@@ -25,7 +25,7 @@ def test_marked_parts_are_filled_and_the_rest_stays(tmp_path: Path) -> None:
 def test_comparisons_are_collected_too(tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "digits" / "compare"
     folder.mkdir(parents=True)
-    (folder / "compare.md").write_text("# Does it help?\n")
+    (folder / "compare.md").write_text("# Does it help?\n\n## Confusion\n\nlong\n")
     (folder / "compare.png").write_bytes(b"png")
     page = collect_benchmarks("<!-- compare: digits -->\n<!-- end -->\n", tmp_path / "runs", tmp_path)
     assert page == "<!-- compare: digits -->\n\n### Does it help?\n\n![digits](compare-digits.png)\n\n<!-- end -->\n"
