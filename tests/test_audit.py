@@ -21,7 +21,7 @@ from PIL import Image, ImageEnhance
 from rich.console import Console
 from tiny import describe_tree
 
-from detclean.audit import Cache, audit_dataset, images
+from detclean.audit import Cache, audit_dataset, images, reading
 from detclean.audit import cache as cache_module
 from detclean.audit.geometry import find_geometry_faults
 from detclean.audit.images import HASHES, Chunk, Rows, find_duplicates, find_image_faults, hash_images
@@ -387,7 +387,7 @@ def test_only_new_and_changed_pictures_are_read_again(tmp_path: Path) -> None:
 
 def test_what_a_crash_leaves_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(images, "CHUNK", 2)
-    monkeypatch.setattr(images, "SAVE_EVERY", 4)
+    monkeypatch.setattr(reading, "SAVE_EVERY", 4)
     monkeypatch.setattr(cache_module, "ROWS_A_FILE", 3)
     dataset = make_dataset(paths=[save(photograph(i), tmp_path / f"{i}.png") for i in range(10)])
     cache = Cache(tmp_path / "cache", pytest.fail)

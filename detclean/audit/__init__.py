@@ -9,7 +9,8 @@ import polars as pl
 
 from detclean.audit.cache import Cache as Cache
 from detclean.audit.geometry import find_geometry_faults
-from detclean.audit.images import Mapper, find_duplicates, find_image_faults, hash_images
+from detclean.audit.images import find_duplicates, find_image_faults, hash_images
+from detclean.audit.reading import Mapper
 from detclean.dataset import Dataset, Finding
 
 SEVERITIES = ("error", "warning", "note")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import itertools
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,12 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from detclean.audit.cache import FILE_STATE, SAVE_EVERY, Cache, recall, remember
+from detclean.audit.cache import Cache
 from detclean.audit.geometry import list_findings
+from detclean.audit.reading import Chunk, Mapper, Rows, map_where_it_pays, read_pictures
 from detclean.boxes import Floats, Ints
 from detclean.dataset import Dataset, Finding, Severity, shorten_path
-from detclean.formats.imagefiles import ORIENTATION_TAG, UNREADABLE, any_size_allowed, map_in_processes, read_image_sizes
+from detclean.formats.imagefiles import ORIENTATION_TAG, UNREADABLE, any_size_allowed, read_image_sizes
 
 SIDE = 32  # px a side of the thumbnail: what imagehash.phash reduces a picture to as well
 CHUNK = 64  # pictures a task
@@ -42,9 +42,6 @@ HASHES = pl.Schema(
         "thumbnail": pl.Binary,
     }
 )
-Chunk = Sequence[tuple[int, str]]  # image_index and path
-Rows = list[tuple[Any, ...]]  # as in HASHES
-Mapper = Callable[[Callable[[Chunk], Rows], Sequence[Chunk]], Iterator[Rows]]  # a function and arguments -> its results, in order
 DUPLICATES = pl.Schema({"image_a": pl.Int64, "image_b": pl.Int64, "kind": pl.String})
 
 
@@ -65,28 +62,11 @@ def hash_images(
     workers: processes here; mapper: who does the work instead of them. cache: pictures that it knows are not read again, where the
     images table says how large and how old the files are (bytes, modified_ns).
     """
-    present = dataset.images.with_row_index("image_index").filter(pl.col("path").is_not_null()).cast({"image_index": pl.Int64})
-    if cache and not {*FILE_STATE} <= {*present.columns}:
-        cache = None
-    known = recall(cache, present, HASHES) if cache else pl.DataFrame(schema=HASHES)
-    unknown = present.join(known, on="image_index", how="anti", maintain_order="left")
-    jobs = list(zip(unknown["image_index"].to_list(), unknown["path"].to_list(), strict=True))
-    chunks = [jobs[i : i + CHUNK] for i in range(0, len(jobs), CHUNK)]
-    parts, saved, done = [known], 1, known.height
-    if progress and done:
-        progress(done, present.height)
-    for rows in mapper(hash_chunk, chunks) if mapper else _hash_here(chunks, min(workers, len(chunks))):
-        parts.append(pl.DataFrame(rows, schema=HASHES, orient="row"))
-        done += len(rows)
-        if cache and (len(parts) - saved) * CHUNK >= SAVE_EVERY:
-            remember(cache, present, pl.concat(parts[saved:]))
-            saved = len(parts)
-        if progress:
-            progress(done, present.height)
-    hashes = pl.concat(parts).sort("image_index")
-    if cache and jobs:
-        remember(cache, present, hashes, forget_others=True)
-    return hashes
+
+    def hash_all(chunks: Sequence[Chunk]) -> Iterator[Rows]:
+        return mapper(hash_chunk, chunks) if mapper else map_where_it_pays(hash_chunk, chunks, workers, POOL_PAYS)
+
+    return read_pictures(dataset.images, HASHES, hash_all, chunk=CHUNK, progress=progress, cache=cache)
 
 
 def find_duplicates(hashes: pl.DataFrame, *, max_distance: int = MAX_DISTANCE, min_correlation: float = MIN_CORRELATION) -> pl.DataFrame:
@@ -161,16 +141,6 @@ def find_image_faults(dataset: Dataset, hashes: pl.DataFrame, duplicates: pl.Dat
         *report("image-duplicate", "warning", pairs.filter(~pl.col("leak"), pl.col("kind") == "exact"), describe_pair),
         *report("image-near-duplicate", "note", pairs.filter(~pl.col("leak"), pl.col("kind") == "near"), describe_pair),
     ]
-
-
-def _hash_here(chunks: Sequence[Chunk], workers: int) -> Iterator[Rows]:
-    """The rows of each chunk, in order; in processes where the first chunk's pace says that the rest takes longer than starting them."""
-    if not chunks:
-        return
-    begin = time.perf_counter()
-    yield hash_chunk(chunks[0])
-    pace, rest = time.perf_counter() - begin, chunks[1:]
-    yield from map(hash_chunk, rest) if workers <= 1 or pace * len(rest) < POOL_PAYS else map_in_processes(hash_chunk, rest, workers)
 
 
 def hash_chunk(jobs: Chunk) -> Rows:
