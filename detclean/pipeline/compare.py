@@ -19,7 +19,7 @@ from detclean.dataset import Dataset, open_dataset, write_dataset
 from detclean.detect.yolo import predict_out_of_fold
 from detclean.distribute import Cluster
 from detclean.edit.changes import as_edits, find_changes
-from detclean.edit.decisions import read_decisions
+from detclean.edit.decisions import Decision, read_decisions
 from detclean.edit.proposals import Cleaning, propose_cleaning, propose_pruning
 from detclean.edit.strategies import STRATEGIES, Labels, compute_trust, draw_by_trust, heed_decisions, list_versions, name_state
 from detclean.edit.versions import clean_in_memory, join_with_test
@@ -27,7 +27,7 @@ from detclean.errors import ConfigError, DatasetError, DetcleanError
 from detclean.files import write_whole
 from detclean.measure.comparison import Version, compare_versions
 from detclean.pipeline.doubts import find_doubts, judge_trusted, open_test, shift_images
-from detclean.pipeline.run import find_machines, renew_report, stage_settings
+from detclean.pipeline.run import find_machines, keep_matplotlib_inside, renew_report, stage_settings
 from detclean.pipeline.steps import open_scores, train_models
 from detclean.runfolder import Run, open_run, read_table
 from detclean.score.issues import NOISY
@@ -66,6 +66,7 @@ def compare_strategies(folder: str | Path, strategies: Sequence[str], seeds: int
             f"{run.folder}: its detections were brought, so there are no training settings to compare with; set model and train"
         )
     out = run.folder / "compare"
+    keep_matplotlib_inside(run.folder)
     test = _find_test(run)
     split = str(test.images["split"][0])
     display.say(f"compare: judged on the {test.image_count} images of '{split}', {seeds} seeds")
@@ -109,12 +110,13 @@ def _find_test(run: Run) -> Dataset:
 
 def list_strategies(run: Run, config: Config, strategies: Sequence[str], display: Display) -> list[Labels]:
     """Every version to train on. A strategy that cannot be told from the labels as given is left out, and that is said."""
+    decisions = read_decisions(run.folder)
     does: dict[str, Cleaning | Floats] = {}
     for strategy in dict.fromkeys(strategies):
         if strategy in DRAWING and config.train.get("rect"):
             display.say(f"compare: {strategy} is left out, as with train.rect no image can be drawn more often than another")
             continue
-        done = _apply(run, strategy, config.clean.min_probability)
+        done = _apply(run, strategy, config.clean.min_probability, decisions)
         if done is None or (isinstance(done, Cleaning) and not (done.edits or done.drop_images)):
             display.say(f"compare: {strategy} is left out, as it changes nothing")
         elif isinstance(done, Cleaning) and not len(clean_in_memory(run.dataset, done).annotations):
@@ -126,9 +128,8 @@ def list_strategies(run: Run, config: Config, strategies: Sequence[str], display
     return list_versions(run.dataset, does, config.folds.seed)
 
 
-def _apply(run: Run, strategy: str, min_probability: float | None) -> Cleaning | Floats | None:
+def _apply(run: Run, strategy: str, min_probability: float | None, decisions: dict[str, Decision]) -> Cleaning | Floats | None:
     """What a strategy does to the labels or how it draws the images, heeding what people decided."""
-    decisions = read_decisions(run.folder)
     verdicts = {name: decision.verdict for name, decision in decisions.items()}
     if strategy == "fix":
         least = NOISY if min_probability is None else min_probability

@@ -171,7 +171,7 @@ def renew_report(folder: Path, display: Display) -> None:
     run, settings = open_run(folder), _read_report_settings(folder)
     shown = {name: value for name, value in run.summary.items() if name != "seconds"}
     decided = _digest_of(folder / DECISIONS)
-    os.environ.setdefault("MPLCONFIGDIR", os.path.abspath(folder / "cache" / "matplotlib"))  # else it writes into the home folder
+    keep_matplotlib_inside(folder)
     if _is_news(folder, "healthy", folder / HEALTH, [shown, settings.image_quality, decided]):
         renew_health(run, settings.image_quality, display)
         _remember_shown(folder, "healthy", [shown, settings.image_quality, decided])
@@ -185,7 +185,7 @@ def renew_report(folder: Path, display: Display) -> None:
 def find_health(folder: Path, display: Display) -> dict[str, Any]:
     """The health of a finished run, measured anew, as it stands in health.json. Raises StageError."""
     run, settings = open_run(folder), _read_report_settings(folder)
-    os.environ.setdefault("MPLCONFIGDIR", os.path.abspath(folder / "cache" / "matplotlib"))
+    keep_matplotlib_inside(folder)
     with lock_run(folder):
         return renew_health(run, settings.image_quality, display)
 
@@ -199,6 +199,11 @@ def renew_health(run: Run, pictures: bool, display: Display) -> dict[str, Any]:
     document = measure_health(run, pictures=pictures, workers=steps.count_auditors(), progress=progress, log=display.log)
     write_health(run, document)
     return document
+
+
+def keep_matplotlib_inside(folder: Path) -> None:
+    """Before it is imported: else it would write what it remembers of fonts into the home folder."""
+    os.environ.setdefault("MPLCONFIGDIR", os.path.abspath(folder / "cache" / "matplotlib"))
 
 
 def _read_report_settings(folder: Path) -> Report:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -16,13 +14,14 @@ from detclean.boxes import Boxes, Floats, Ints, Mask, read_boxes
 from detclean.detect.quality import find_partners
 from detclean.errors import StageError
 from detclean.report.drawn import draw_svg, label
+from detclean.report.pictures import SHARPNESS, VIEW, Rectangle, encode_jpeg, place_box
 from detclean.report.plots import BLUE, ORANGE, Plot
 from detclean.report.words import number, percent, plural, shorten
 from detclean.runfolder import Run, read_table
 from detclean.score.hardness import SAME_OBJECT, SeenObjects, find_objects
 from detclean.score.issues import NOISY
 from detclean.score.matching import overlapping_pairs
-from detclean.show.crops import Corners, Window, cut_window, find_window, scale_box
+from detclean.show.crops import Window, cut_window, find_window
 from detclean.show.photos import READING_FAILS, open_photo
 
 CONFIDENT = 0.25  # of a detection that counts as right or wrong; the confidence at which Ultralytics shows detections
@@ -32,9 +31,7 @@ CORRELATED = 5
 NAMED_CATEGORIES = 15  # points with their names; more cannot be read
 SHOWN = 4  # of the hardest right and of the hardest wrong detections
 BINS = np.linspace(0, 1, 21)
-VIEW, QUALITY = 260, 76  # units of a picture and the most pixels it has; of its JPEG
-
-Rectangle = tuple[float, float, float, float]  # x, y, width, height in units of the view
+QUALITY = 76  # of a JPEG
 
 
 @dataclass(frozen=True)
@@ -197,8 +194,8 @@ def _take_shot(run: Run, judged: _Judged, row: int) -> Shot:
         words=f"{words}; hardness {judged.hardness[row]:.2f}, confidence {np.asarray(boxes.score)[row]:.2f}",
         file_name=image["file_name"],
         picture=_cut(image["path"], window),
-        seen=_place(seen, window),
-        given=None if beside is None else _place(beside, window),
+        seen=place_box(seen, window),
+        given=None if beside is None else place_box(beside, window),
     )
 
 
@@ -206,14 +203,6 @@ def _cut(path: str | None, window: Window) -> str | None:
     if path is None:
         return None
     with suppress(*READING_FAILS), open_photo(path, min(VIEW / window[2], 1.0)) as (photo, ratio):
-        out = io.BytesIO()
-        cut_window(photo, window, int(min(VIEW, max(round(2 * window[2] * ratio), 16))), ratio).save(
-            out, "JPEG", quality=QUALITY, optimize=True
-        )
-        return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode("ascii")
+        size = int(min(VIEW, max(round(SHARPNESS * window[2] * ratio), 16)))
+        return encode_jpeg(cut_window(photo, window, size, ratio), QUALITY)
     return None
-
-
-def _place(box: Corners, window: Window) -> Rectangle:
-    x1, y1, x2, y2 = (min(max(value, -12.0), VIEW + 12.0) for value in scale_box(box, window, VIEW / window[2]))
-    return round(x1, 1), round(y1, 1), round(max(x2 - x1, 0), 1), round(max(y2 - y1, 0), 1)

@@ -94,7 +94,7 @@ def _picture(row: dict[str, Any], photo: tuple[Image, float] | None, xyxy: Float
     window = find_window(boxes, image.width / ratio, image.height / ratio)
     size = int(min(VIEW, max(round(SHARPNESS * window[2] * ratio), 16)))
     near = _find_neighbours(xyxy[[i for i in span if i != row["annotation"]]], window)
-    return {"picture": _encode(cut_window(image, window, size, ratio), quality), **_place_boxes(row, window), "neighbours": near}
+    return {"picture": encode_jpeg(cut_window(image, window, size, ratio), quality), **_place_boxes(row, window), "neighbours": near}
 
 
 def _describe(row: dict[str, Any], decisions: dict[str, Decision]) -> dict[str, Any]:
@@ -117,8 +117,8 @@ def _place_boxes(row: dict[str, Any], window: Window) -> dict[str, Any]:
     moved = row["action"] != "relabel"
     other = row["suggested_category"] is not None and row["suggested_category"] != row["category"]
     return {
-        "given": None if given is None else _rectangle(given, window),
-        "proposed": None if proposed is None or not moved else _rectangle(proposed, window),
+        "given": None if given is None else place_box(given, window),
+        "proposed": None if proposed is None or not moved else place_box(proposed, window),
         "given_tag": "" if given is None else shorten(row["category"] or "", TAG),
         "proposed_tag": shorten(row["suggested_category"], TAG) if other else "",
     }
@@ -130,15 +130,17 @@ def _find_neighbours(xyxy: Floats, window: Window) -> tuple[Rectangle, ...]:
     low, high = np.minimum(xyxy[:, :2], xyxy[:, 2:]), np.maximum(xyxy[:, :2], xyxy[:, 2:])
     seen = ((low < [left + side, top + side]) & (high > [left, top])).all(axis=1)
     corners = np.hstack([low, high])[seen][:MOST_NEIGHBOURS].tolist()
-    return tuple(_rectangle((x1, y1, x2, y2), window) for x1, y1, x2, y2 in corners)
+    return tuple(place_box((x1, y1, x2, y2), window) for x1, y1, x2, y2 in corners)
 
 
-def _rectangle(box: Corners, window: Window) -> Rectangle:
+def place_box(box: Corners, window: Window) -> Rectangle:
+    """Where a box lies in the view of a window; an inverted one has no extent."""
     x1, y1, x2, y2 = (min(max(value, -FRINGE), VIEW + FRINGE) for value in scale_box(box, window, VIEW / window[2]))
-    return round(x1, 1), round(y1, 1), round(x2 - x1, 1), round(y2 - y1, 1)
+    return round(x1, 1), round(y1, 1), round(max(x2 - x1, 0), 1), round(max(y2 - y1, 0), 1)
 
 
-def _encode(view: Any, quality: int) -> str:
+def encode_jpeg(view: Any, quality: int) -> str:
+    """A picture as a JPEG in a data URI."""
     out = io.BytesIO()
     view.save(out, "JPEG", quality=quality, optimize=True)
     return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode("ascii")

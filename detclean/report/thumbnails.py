@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -11,20 +9,13 @@ from typing import Any
 
 from PIL.Image import Image
 
+from detclean.report.pictures import encode_jpeg
 from detclean.show.photos import READING_FAILS, open_photo
+from detclean.show.words import PICTURE_KINDS
 
 SIDE = 104  # px of a thumbnail's longer side
 QUALITY = 70  # of its JPEG
 SHOWN = 8  # of a kind
-NAMES = {
-    "dark": "dark",
-    "light": "too bright",
-    "blurry": "blurred",
-    "low_information": "nearly empty",
-    "odd_size": "unusual size",
-    "odd_aspect_ratio": "unusual shape",
-    "grayscale": "grey among coloured ones",
-}
 
 
 @dataclass(frozen=True)
@@ -44,7 +35,7 @@ def picture_issues(health: Mapping[str, Any]) -> list[PictureIssue]:
     for kind, entry in health["pictures"]["kinds"].items():
         if entry["count"]:
             worst = tuple((row["file_name"], _shrink(row["path"])) for row in entry["worst"][:SHOWN])
-            found.append(PictureIssue(NAMES.get(kind, kind), entry["count"], worst))
+            found.append(PictureIssue(PICTURE_KINDS.get(kind, kind), entry["count"], worst))
     return sorted(found, key=lambda issue: -issue.count)
 
 
@@ -60,6 +51,4 @@ def _shrink(path: str | None) -> str | None:
 def _encode(photo: Image) -> str:
     small = photo.copy()
     small.thumbnail((SIDE, SIDE))
-    out = io.BytesIO()
-    small.save(out, "JPEG", quality=QUALITY, optimize=True)
-    return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode("ascii")
+    return encode_jpeg(small, QUALITY)

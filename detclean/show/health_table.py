@@ -17,20 +17,11 @@ from detclean.health import FILE_NAME
 from detclean.health.remedies import count, say_by, say_interval, shorten
 from detclean.show.progress import clean_text
 from detclean.show.summary import open_console
-from detclean.show.words import TYPES
+from detclean.show.words import PICTURE_KINDS, TYPES
 
 WIDTH = 80
 ROWS_SHOWN = 12  # of a table; health.json has all
 NAME_LENGTH = 22
-PICTURE_KINDS = {
-    "dark": "dark",
-    "light": "too bright",
-    "blurry": "blurred",
-    "low_information": "nearly empty",
-    "odd_size": "unusual size",
-    "odd_aspect_ratio": "unusual shape",
-    "grayscale": "grey among coloured",
-}
 SPLITS_SHOWN = 3
 OVERLAPS_SHOWN = 3
 

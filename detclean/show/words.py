@@ -1,4 +1,4 @@
-"""The words for types of issues and for probabilities, wherever a person reads them."""
+"""The words for types of issues, for what is odd about pictures, and for probabilities, wherever a person reads them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,15 @@ TYPES = {
     "swap": "wrong category",
     "spurious": "nothing there",
     "duplicate": "drawn twice",
+}
+PICTURE_KINDS = {
+    "dark": "dark",
+    "light": "too bright",
+    "blurry": "blurred",
+    "low_information": "nearly empty",
+    "odd_size": "unusual size",
+    "odd_aspect_ratio": "unusual shape",
+    "grayscale": "grey among coloured ones",
 }
 LIKELINESS = (
     (0.95, "almost certainly wrong"),
