@@ -15,6 +15,16 @@ from detclean import __version__
 from detclean.errors import ConfigError, DetcleanError
 
 FAULTS_FOUND, BAD_INPUT, BUG, STOPPED = 1, 2, 3, 130
+REPORTED = (
+    "ultralytics",
+    "torch",
+    "numpy",
+    "polars",
+    "cleanlab",
+    "scikit-learn",
+    "opencv-python",
+    "pillow",
+)  # packages, in the report of a bug
 ENVIRONMENT_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EMFILE}  # the machine's, nobody's bug
 
 app = typer.Typer(
@@ -308,21 +318,44 @@ def answer(arguments: Sequence[str]) -> int:
             print(f"error: {error.filename or 'a file'}: {error.strerror}; mend that, and the same command goes on", file=sys.stderr)
             return BAD_INPUT
         words = " ".join(f"{type(error).__name__}: {error}".split())
-        print(f"error: a bug in detclean: {words} (details: {_write_traceback()})", file=sys.stderr)
+        print(f"error: a bug in detclean: {words} (details: {_write_traceback(arguments)})", file=sys.stderr)
         return BUG
     if status == STOPPED:  # typer's answer to Ctrl-C
         print("\nstopped; the same command goes on from here", file=sys.stderr)
     return int(status or 0)
 
 
-def _write_traceback() -> str:
+def _write_traceback(arguments: Sequence[str]) -> str:
+    """Writes a report for whoever mends a bug: versions, the command line, the traceback; no image, label or list of files. -> its path"""
+    import platform
     import tempfile
     import traceback
+    from importlib.metadata import PackageNotFoundError, version
 
+    def find_version(package: str) -> str:
+        try:
+            return version(package)
+        except PackageNotFoundError:
+            return "not installed"
+
+    lines = [
+        "A bug in detclean. This report holds no image and no label, but perhaps names of folders: look through it before you send it.",
+        "Send it to where you got detclean from, as a new issue, and say what you did before.",
+        "",
+        f"detclean {__version__}, Python {platform.python_version()}, {platform.platform()}",
+        ", ".join(f"{package} {find_version(package)}" for package in REPORTED),
+        f"command: detclean {' '.join(map(repr, arguments))}",
+        "",
+        traceback.format_exc(),
+    ]
+    text = "\n".join(lines)
+    home = os.path.expanduser("~")
+    if len(home) > 1:
+        text = text.replace(home + os.sep, "~" + os.sep)
     with tempfile.NamedTemporaryFile(
         "w", prefix="detclean-", suffix=".txt", delete=False, encoding="utf-8", errors="backslashreplace"
     ) as f:
-        f.write(traceback.format_exc())
+        f.write(text)
     return f.name
 
 

@@ -3,20 +3,85 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import stat
 from contextlib import suppress
 from pathlib import Path
 
+MANY = 32  # files: more are brought to the disk by one call that waits for the whole machine's, as each on its own takes some milliseconds
+SYSTEM_ERROR = re.compile(r"\(os error (\d+)\)")  # as libraries written in Rust end their messages
 JPEG_ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif")
 
 
-def write_whole(path: Path, content: str | bytes) -> None:
-    """Writes beside `path` and renames, so that a reader sees the old file or the new one and never a half."""
+def write_whole(path: Path, content: str | bytes, *, settled: bool = False) -> None:
+    """Writes beside `path` and renames, so that a reader sees the old file or the new one and never a half.
+
+    settled: also after a power failure, which costs some milliseconds; without it such a one may leave an empty file under the name.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(path.name + ".partial")
     beside.write_bytes(content.encode() if isinstance(content, str) else content)
+    if settled:
+        _settle_one(beside)
     os.replace(beside, path)
+
+
+def settle(*places: Path) -> None:
+    """Brings files, and folders with all that is below them, to the disk: a name that they get afterwards stands for all of their content.
+
+    Links are left alone, and so is what they lead to.
+    """
+    found: list[Path] = []
+    for place in places:
+        found.append(place)
+        if place.is_dir() and not place.is_symlink():
+            found += [Path(here, name) for here, folders, files in os.walk(place) for name in (*folders, *files)]
+        if len(found) > MANY:
+            os.sync()
+            return
+    for path in found:
+        if not path.is_symlink():
+            _settle_one(path)
+
+
+def _settle_one(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def list_sizes(folder: Path) -> dict[str, int]:
+    """Bytes of every file below a folder, by its path there. Left out are links, and logs, which no answer depends on."""
+    sizes = {}
+    for here, _, names in os.walk(folder):
+        for path in (os.path.join(here, name) for name in names):
+            if not path.endswith((".log", ".jsonl")) and not os.path.islink(path):
+                sizes[os.path.relpath(path, folder)] = os.stat(path).st_size
+    return sizes
+
+
+def find_damage(folder: Path, sizes: dict[str, int]) -> str | None:
+    """What is wrong with the first file that is not as `list_sizes` found it; None where all are."""
+    for name, size in sizes.items():
+        try:
+            now = os.stat(folder / name).st_size
+        except OSError as error:
+            return f"{folder / name}: cannot be read ({error.strerror})"
+        if now != size:
+            return f"{folder / name}: cannot be read as it was written ({now:,} bytes, and not {size:,})"
+    return None
+
+
+def as_system_error(error: Exception, place: Path) -> OSError | None:
+    """What the system refused below a library's error of its own, such as polars' where a disk is full; None where it is none of that."""
+    found = SYSTEM_ERROR.search(str(error))
+    if found is None or (isinstance(error, OSError) and error.errno is not None):
+        return None
+    number = int(found[1])
+    return OSError(number, os.strerror(number), str(place))
 
 
 def replace_content(path: Path, content: bytes) -> None:

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import orjson
 import polars as pl
 
 from detclean.dataset import Dataset, open_dataset
 from detclean.errors import StageError
+from detclean.files import find_damage
+from detclean.formats.plainfile import read_plain, require_plain
 
+SECONDS = "seconds.json"  # in a complete stage: what it took, and how long its files are; the one file that no fingerprint covers
+FORMAT = 2  # of run folders; 1, which had no number, is of versions up to 0.4 and is read: it is only its weights that are not opened
 DIGITS = 12  # of an issue's id: enough that a million issues hardly share one
+# what reading tables raises that are damaged, or not what was written
+UNUSABLE = (OSError, ValueError, TypeError, KeyError, pl.exceptions.PolarsError, pl.exceptions.PanicException)
 SIDES = ("x1", "y1", "x2", "y2")
 GIVEN = ("image_id", "issue_type", "category", *SIDES)  # what an issue is about, whatever its rank
 ADDED = ("suggested_category", *(f"suggested_{side}" for side in SIDES))  # and where nothing was annotated
@@ -46,34 +54,117 @@ def open_run(folder: str | Path) -> Run:
     """The run in a folder. Raises StageError where there is none, it did not finish, or an older version made it."""
     folder = Path(folder)
     try:
-        summary = orjson.loads((folder / "summary.json").read_bytes())
+        summary = orjson.loads(read_plain(folder / "summary.json"))
     except OSError:
         what = "has no summary.json, so no run ended here" if folder.is_dir() else "is no folder"
         raise StageError(f"{folder}: {what}; name the folder of a finished run, such as runs/NAME") from None
     except ValueError as error:
         raise StageError(f"{folder / 'summary.json'}: is damaged ({error}); repeat the run, complete stages are not repeated") from None
-    dataset = open_dataset(find_stage(folder, summary, "load") / "part")
-    issues = read_table(find_stage(folder, summary, "issues") / "issues.parquet")
-    return Run(folder, summary, dataset, issues.with_columns(issue_id=identify_issues(issues)))
+    check_format(folder, summary)
+    place = find_stage(folder, summary, "load") / "part"
+    try:
+        dataset = open_dataset(place)
+        _require_whole(dataset)
+    except UNUSABLE as error:
+        raise StageError(f"{place}: is damaged ({_one_line(error)}); remove the folder {place.parent} and repeat the run") from None
+    place = find_stage(folder, summary, "issues") / "issues.parquet"
+    issues = read_table(place)
+    try:
+        _require_positions(issues, dataset)
+        return Run(folder, summary, dataset, issues.with_columns(issue_id=identify_issues(issues)))
+    except UNUSABLE as error:
+        raise StageError(f"{place}: is damaged ({_one_line(error)}); remove the folder {place.parent} and repeat the run") from None
+
+
+def _require_whole(dataset: Dataset) -> None:
+    """Raises ValueError where the files of a data set do not belong together."""
+    boxes, images = dataset.annotations, dataset.images
+    wanted = {"image_id", "file_name", "path", "label_path", "width", "height", "split"}
+    if missing := wanted - set(images.columns):
+        raise ValueError(f"images.parquet lacks {', '.join(sorted(missing))}")
+    index, category = np.asarray(boxes.image_index, dtype=np.int64), np.asarray(boxes.category, dtype=np.int64)
+    lengths = {len(column) for column in (*boxes.columns().values(), dataset.source_rows)}
+    if len(lengths) > 1 or not dataset.image_count or not np.isfinite(boxes.xyxy).all() or not (dataset.sizes > 0).all():
+        raise ValueError("its tables do not belong together")
+    if len(index) and (index.min() < 0 or index.max() >= dataset.image_count or (np.diff(index) < 0).any()):
+        raise ValueError("annotations.parquet names images that images.parquet does not have, or not in order")
+    if len(category) and (category.min() < 0 or category.max() >= len(dataset.categories)):
+        raise ValueError("annotations.parquet names categories that dataset.json does not have")
+    if not all(isinstance(name, str) for name in dataset.categories):
+        raise ValueError("dataset.json holds a category that is no text")
+
+
+def _require_positions(issues: pl.DataFrame, dataset: Dataset) -> None:
+    """Raises ValueError where issues are about images or annotations that the data set does not have."""
+    for name, count in (("image_index", dataset.image_count), ("annotation", len(dataset.annotations))):
+        column = issues[name].cast(pl.Int64).drop_nulls()
+        if len(column) and (column.min() < 0 or column.max() >= count):  # type: ignore[operator]
+            raise ValueError(f"{name} is not of this data set")
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+def check_format(folder: Path, summary: Any) -> None:
+    """Raises StageError for a summary.json of a newer version, whose run folder may mean other things, and for one that is none at all."""
+    made = summary.get("format", 1) if isinstance(summary, dict) else None
+    if type(made) is not int or made < 1:
+        raise StageError(f"{folder / 'summary.json'}: is damaged; repeat the run, complete stages are not repeated")
+    if made > FORMAT:
+        version = f"detclean {summary.get('detclean', '')}".strip()
+        raise StageError(f"{folder}: was made by {version}, which is newer than this one; update detclean, or use another name=...")
+
+
+def refuse_newer(folder: Path) -> None:
+    """Raises StageError where a newer version has made a run in this folder; whatever else is there is no matter here."""
+    try:
+        summary = orjson.loads((folder / "summary.json").read_bytes())
+    except (OSError, ValueError):
+        return
+    if isinstance(summary, dict) and type(summary.get("format")) is int:
+        check_format(folder, summary)
 
 
 def find_stage(folder: Path, summary: dict[str, Any], name: str) -> Path:
     """The folder of a stage of a run. Raises StageError."""
-    if "stages" not in summary:
+    if not isinstance(summary.get("stages"), dict):
         made = summary.get("detclean", "an older version")
         raise StageError(f"{folder}: was made by detclean {made}; repeat the run with this version, nothing is trained again")
     place = folder / "stages" / str(summary["stages"].get(name, name))
-    if not place.is_dir():
+    if not os.path.isdir(place):
         raise StageError(f"{place}: is gone; repeat the run, complete stages are not repeated")
+    if (place / SECONDS).exists():
+        read_completion(place)
     return place
+
+
+def read_completion(place: Path) -> float:
+    """The seconds that a complete stage took, if its files are still as long as they were then.
+
+    Raises StageError, which names the file and what to do, where one is cut, empty or gone. Stages of older versions did not note lengths.
+    """
+    try:
+        noted = orjson.loads((place / SECONDS).read_bytes())
+        seconds, sizes, resumable = float(noted["seconds"]), noted.get("files", {}), noted.get("resumable", False)
+        damage = find_damage(place, sizes)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        damage, resumable = f"{place / SECONDS}: cannot be read", False
+    if damage is None:
+        return seconds
+    remedy = f"remove the folder {place} and repeat the run, which makes it anew"
+    if resumable:
+        remedy = f"remove that file if it is there, rename {place} to {place.name}.partial, and repeat the run, which makes what is missing"
+    raise StageError(f"{damage}; {remedy}")
 
 
 def read_table(path: Path) -> pl.DataFrame:
     """A Parquet file; brackets in its path are no pattern. Raises StageError where it is missing or damaged."""
     try:
+        require_plain(path)
         return pl.read_parquet(path, glob=False)
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise StageError(f"{path}: cannot be read ({str(error).splitlines()[0]}); repeat the run") from None
+    except UNUSABLE as error:
+        raise StageError(f"{path}: cannot be read ({_one_line(error)}); repeat the run") from None
 
 
 def identify_issues(issues: pl.DataFrame) -> pl.Series:

@@ -1,7 +1,8 @@
 """The engine: runs a stage once, resumes it, and knows why it is stale.
 
 A stage's folder is named by a fingerprint of all that it depends on, is written as `.partial` and renamed when complete, so that its
-existence is the only marker: a change flows downstream by itself, and a crash loses at most the stage that it met.
+existence is the only marker: a change flows downstream by itself, and a crash loses at most the stage that it met. Its files are on disk
+before it gets its name, and their lengths are noted in it: neither a power failure nor a damaged disk makes a half pass for a whole.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ from typing import Any
 import orjson
 
 from detclean.errors import StageError
-from detclean.files import write_whole
+from detclean.files import as_system_error, list_sizes, settle, write_whole
+from detclean.runfolder import SECONDS, read_completion
 from detclean.show.progress import Display
 
 FINGERPRINT_LENGTH = 12
 PARTIAL = ".partial"
-SECONDS = "seconds.json"  # what the stage took, kept beside its output: the one file that no fingerprint covers
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def run_stages(stages: Sequence[Stage], folder: Path, settings: Mapping[str, Any
     """Runs what is not there yet, in order, below `folder`/stages; hold the run with `lock_run` around it.
 
     settings: by stage name, JSON values; a stage without an entry has none. What a stage raises passes through; the stages before it
-    stay complete.
+    stay complete. Raises StageError where a file of a complete stage was cut or removed.
     """
     _check_order(stages)
     home = folder / "stages"
@@ -82,7 +83,7 @@ def run_stages(stages: Sequence[Stage], folder: Path, settings: Mapping[str, Any
         if not stage.resumable:
             _remove_partials(home, stage.name)
         if target.is_dir() and not stage.content_addressed:
-            results[stage.name] = StageResult(target, fingerprint, _read_seconds(target), reused=True)
+            results[stage.name] = StageResult(target, fingerprint, read_completion(target), reused=True)
             display.reused(stage.name)
             continue
         display.stage(stage.name)
@@ -90,8 +91,15 @@ def run_stages(stages: Sequence[Stage], folder: Path, settings: Mapping[str, Any
         partial.mkdir(exist_ok=True)
         inputs = {name: result.folder for name, result in needed.items()}
         start = time.monotonic()
-        stage.run(StageContext(inputs, partial, settings.get(stage.name), display))
-        write_whole(partial / SECONDS, orjson.dumps({"seconds": round(time.monotonic() - start, 3)}))
+        try:
+            stage.run(StageContext(inputs, partial, settings.get(stage.name), display))
+        except Exception as error:
+            if (refused := as_system_error(error, partial)) is not None:
+                raise refused from error
+            raise
+        (partial / SECONDS).unlink(missing_ok=True)
+        note = {"seconds": round(time.monotonic() - start, 3), "resumable": stage.resumable, "files": list_sizes(partial)}
+        write_whole(partial / SECONDS, orjson.dumps(note))
         if stage.content_addressed:
             fingerprint = compute_content(stage.name, partial)
             target = home / f"{stage.name}-{fingerprint}"
@@ -159,14 +167,15 @@ def _remove_partials(home: Path, name: str) -> None:
 
 
 def _complete(partial: Path, target: Path, fingerprint: str) -> StageResult:
-    """The one step that makes a stage complete. Where the same content is there already, the new copy goes."""
-    was_there = target.is_dir()
-    if was_there:
-        shutil.rmtree(partial)
-    else:
-        os.rename(partial, target)
-    return StageResult(target, fingerprint, _read_seconds(target), reused=was_there)
-
-
-def _read_seconds(folder: Path) -> float:
-    return float(orjson.loads((folder / SECONDS).read_bytes())["seconds"])
+    """The one step that makes a stage complete. Where the same content is there already and undamaged, the new copy goes."""
+    if target.is_dir():
+        try:
+            seconds = read_completion(target)
+        except StageError:
+            shutil.rmtree(target)
+        else:
+            shutil.rmtree(partial)
+            return StageResult(target, fingerprint, seconds, reused=True)
+    settle(partial)
+    os.rename(partial, target)
+    return StageResult(target, fingerprint, read_completion(target), reused=False)

@@ -59,7 +59,7 @@ def test_versions_are_trained_alike_and_judged_on_images_nobody_cleaned(run: Pat
     slugs = [stage.name.removeprefix("train-").rpartition("-")[0] for stage in stages]
     assert slugs == ["given", "random-reweight", "reweight"]
     for stage in stages:
-        assert sorted(path.name for path in (stage / "weights").iterdir()) == ["fold-0.pt"]
+        assert sorted(path.name for path in (stage / "weights").iterdir()) == ["fold-0.weights"]
     assert "seed 1 of 1" in done.stdout
     doubts = document["test_labels"]
     assert (doubts["noisy"], doubts["images_distrusted"], doubts["calibrated"], document["trusted"]) == (0, 0, False, None)

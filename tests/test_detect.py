@@ -192,7 +192,7 @@ def test_nothing_is_left_but_weights_detections_and_logs(place, undisturbed):
     left = {path.relative_to(place / OUT).as_posix() for path in (place / OUT).rglob("*") if path.is_file()}
     logs = {f"{what}/folds/fold-{fold}/{name}" for what in ("train", "detect") for fold in range(2) for name in LOGS}
     detections = {f"detect/folds/fold-{fold}/{name}.parquet" for fold in range(2) for name in ("detections", "looks")}
-    assert left == logs | detections | {"train/weights/fold-0.pt", "train/weights/fold-1.pt"}
+    assert left == logs | detections | {"train/weights/fold-0.weights", "train/weights/fold-1.weights"}
     assert list((place / "home").rglob("*")) == []
 
 

@@ -26,6 +26,13 @@ from detclean.errors import ConfigError, StageError
 LETTERS = Path(__file__).parents[1] / "data" / "letters.pt"
 IMAGES, SIDE, BATCH = 9, 96, 2
 CATEGORIES = 43  # of letters.pt
+KEEP = """
+import sys
+from pathlib import Path
+from ultralytics.nn.tasks import load_checkpoint
+from detclean.detect.yolo_weights import describe_model, save_whole
+save_whole(describe_model(load_checkpoint(sys.argv[1])[0], 160, half=True), Path(sys.argv[2]))
+"""
 CLUSTER: dict[str, Any] = {"kind": "ray", "address": "auto", "cpus": "auto", "gpus": 1.0, "at_once": None, "paths": [], "say": str}
 
 
@@ -110,7 +117,7 @@ def letters(tmp_path_factory: pytest.TempPathFactory) -> tuple[Dataset, Path]:
     low = rng.uniform(0, SIDE / 2, (2 * IMAGES, 2))
     boxes = Boxes(index, index % CATEGORIES, np.concatenate([low, low + 20], axis=1), annotation_id=np.arange(2 * IMAGES))
     (folder / "weights").mkdir()
-    shutil.copy(LETTERS, folder / "weights" / "fold-0.pt")
+    subprocess.run([sys.executable, "-c", KEEP, str(LETTERS), str(folder / "weights" / "fold-0.weights")], check=True)
     return Dataset(images, tuple(map(str, range(CATEGORIES))), boxes, np.arange(2 * IMAGES), "memory", folder), folder
 
 

@@ -80,7 +80,7 @@ def train(place: Path, dataset: Dataset, name: str, draw: np.ndarray | None, **c
     arguments = {"model": str(place / "tiny-yolo11n.yaml"), "train": SETTINGS, "seed": 3, "workers": 1} | changed
     train_folds(dataset, HELD_OUT, place / name / "train", draw=draw, **arguments)  # type: ignore[arg-type]
     assert not list((place / name).rglob("draw.npy"))
-    with zipfile.ZipFile(place / name / "train" / "weights" / "fold-0.pt") as file:
+    with zipfile.ZipFile(place / name / "train" / "weights" / "fold-0.weights") as file:
         return {entry: file.read(entry) for entry in file.namelist() if "/data/" in entry}
 
 

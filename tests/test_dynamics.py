@@ -112,7 +112,7 @@ def test_every_box_is_recorded_after_every_epoch_of_the_cycles(looks, undisturbe
 def test_nothing_is_left_but_records_weights_and_logs(place, undisturbed):
     out = place / "a run #ü"
     left = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
-    assert left == {"records.npy", "weights/fold-0.pt", "folds/fold-0/train.log", "folds/fold-0/progress.jsonl"}
+    assert left == {"records.npy", "weights/fold-0.weights", "folds/fold-0/train.log", "folds/fold-0/progress.jsonl"}
     assert list((place / "home").rglob("*")) == []
 
 
@@ -131,7 +131,7 @@ def test_the_same_model_predicts(place, dataset, looks, undisturbed):
 
 def read_weights(out: Path) -> dict[str, bytes]:
     """Every tensor's bytes; the rest of the file names the folder."""
-    with zipfile.ZipFile(out / "weights" / "fold-0.pt") as archive:
+    with zipfile.ZipFile(out / "weights" / "fold-0.weights") as archive:
         return {name: archive.read(name) for name in archive.namelist() if "/data/" in name}
 
 

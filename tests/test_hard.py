@@ -260,7 +260,7 @@ def test_every_fold_s_own_model_looks_at_every_new_image(run: Path, new_images: 
     settings = {"epochs": 1, "imgsz": 64, "batch": 8, "device": "cpu", "workers": 0}
     trained = opened.stage("train")
     train_folds(opened.dataset, folds, trained, model=str(write_model(run / "tiny-yolo11n.yaml")), train=settings, workers=1)
-    shutil.copy(trained / "weights" / "fold-0.pt", trained / "weights" / "fold-1.pt")
+    shutil.copy(trained / "weights" / "fold-0.weights", trained / "weights" / "fold-1.weights")
     config = yaml.safe_load((run / "config.yaml").read_text()) | {"predict": {"conf": 0.0001}, "workers": 1}
     (run / "config.yaml").write_text(yaml.safe_dump(config))
     assert answer(["hard", "--images", str(new_images), "--run", str(run)]) == 0

@@ -54,8 +54,8 @@ def test_loss_dynamics_take_the_place_of_folds(place: Path) -> None:
     folder, summary = run(place, "loss", "method=loss")
     assert "train" not in summary["seconds"]
     assert summary["seconds"]["dynamics"] > 1
-    (weights,) = (folder / "stages").glob("dynamics-*/weights/*.pt")
-    assert weights.name == "fold-0.pt"
+    (weights,) = (folder / "stages").glob("dynamics-*/weights/*.weights")
+    assert weights.name == "fold-0.weights"
     detectors, dynamics = columns_learnt_from(folder)
     assert {"same_50", "raw_same_50"} <= detectors
     assert {"dynamics_loss_mean", "dynamics_loss_variance", "dynamics_margin_mean", "log_area"} <= dynamics

@@ -227,7 +227,7 @@ def test_a_side_longer_than_a_jpeg_can_be_is_sent_smaller(tmp_path: Path) -> Non
 def test_a_damaged_header_takes_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limits: dict[str, int]) -> None:
     path = save(tmp_path / "a.png", "RGB")
     for name, limit in limits.items():
-        monkeypatch.setattr(photos, name, limit)
+        monkeypatch.setattr(f"detclean.formats.imagefiles.{name}", limit)
     monkeypatch.setattr(Image.Image, "load", lambda *_: pytest.fail("decoded"))
     with pytest.raises(ValueError, match="90 x 60 pixels"), open_photo(str(path)):
         pass

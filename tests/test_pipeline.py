@@ -250,7 +250,7 @@ def test_killed_in_training_and_resumed_it_ends_with_the_same_issues(place: Path
     assert not (folder / "issues.csv").exists()
     stages = stage_times(folder)
     assert {name.split("-")[0] for name in stages} == {"load", "audit", "folds"}
-    (weights,) = (folder / "stages").glob("train-*/weights/fold-0.pt")
+    (weights,) = (folder / "stages").glob("train-*/weights/fold-0.weights")
     finished = weights.stat().st_mtime_ns
 
     done = run(place, *command[1:])
@@ -259,7 +259,7 @@ def test_killed_in_training_and_resumed_it_ends_with_the_same_issues(place: Path
         epochs = epochs_of(folder, fold)
         assert len(set(epochs)) == len(epochs)  # none was trained twice
         assert {*epochs, *epochs_of(folder, fold, "start")} == set(range(EPOCHS + 1))
-    (weights,) = (folder / "stages").glob("train-*/weights/fold-0.pt")
+    (weights,) = (folder / "stages").glob("train-*/weights/fold-0.weights")
     assert weights.stat().st_mtime_ns == finished
     assert stages.items() <= stage_times(folder).items()
     assert (folder / "issues.csv").read_bytes() == (trained / "issues.csv").read_bytes()

@@ -18,11 +18,20 @@ from detclean.audit.geometry import list_findings
 from detclean.audit.reading import Chunk, Mapper, Rows, map_where_it_pays, read_pictures
 from detclean.boxes import Floats, Ints
 from detclean.dataset import Dataset, Finding, Severity, shorten_path
-from detclean.formats.imagefiles import ORIENTATION_TAG, UNREADABLE, any_size_allowed, read_image_sizes
+from detclean.formats.imagefiles import (
+    ORIENTATION_TAG,
+    UNREADABLE,
+    any_size_allowed,
+    find_orientation,
+    read_image_sizes,
+    refuse_claim,
+)
+from detclean.formats.plainfile import read_plain
 
 SIDE = 32  # px a side of the thumbnail: what imagehash.phash reduces a picture to as well
 CHUNK = 64  # pictures a task
 POOL_PAYS = 5.0  # s of work below which starting processes, each of which imports polars and more, costs more than it brings
+MOST_BYTES = 1 << 29  # a picture may take decoded; of what is larger (134 megapixels of RGB, JPEGs apart) nothing but the bytes is compared
 FLAT = 2.0  # grey levels of standard deviation; below it the hash and the correlation are made of noise alone
 MAX_DISTANCE = 10  # of 64 bits; see find_duplicates for how this and MIN_CORRELATION were measured
 MIN_CORRELATION = 0.93
@@ -56,8 +65,8 @@ def hash_images(
     """One pass over the pictures that exist; one row a picture, in the order of the data set.
 
     image_index; digest of the file's bytes (null where there is no file to read); phash, 64 bits (null where the picture is unreadable
-    or of one colour); width and height in pixels after EXIF rotation (null where the header is unreadable); problem in words, or null;
-    rotated: EXIF says that the picture is to be turned; thumbnail: 32 x 32 grey values as bytes (null as phash).
+    of one colour, or very large); width and height in pixels after EXIF rotation (null where the header is unreadable); problem in
+    words, or null; rotated: EXIF says that the picture is to be turned; thumbnail: 32 x 32 grey values as bytes (null as phash).
 
     workers: processes here; mapper: who does the work instead of them. cache: pictures that it knows are not read again, where the
     images table says how large and how old the files are (bytes, modified_ns).
@@ -158,7 +167,7 @@ def _hash_image(path: Path) -> tuple[Any, ...]:
     from PIL import Image, ImageOps
 
     try:
-        content = path.read_bytes()
+        content = read_plain(path)
     except OSError as error:
         return None, None, None, None, f"cannot be read ({error.strerror or error})", False, None
     digest = hashlib.blake2b(content, digest_size=16).hexdigest()
@@ -168,15 +177,24 @@ def _hash_image(path: Path) -> tuple[Any, ...]:
     except UNREADABLE:
         return digest, None, None, None, "is no image that Pillow can open", False, None
     try:
+        refuse_claim(width, height, len(content))
         image.draft("L", (2 * SIDE, 2 * SIDE))  # JPEGs only: decodes at a quarter or an eighth where that suffices
+        if (
+            image.width * image.height * (16 if image.mode.startswith(("I", "F")) else 1 if image.mode in ("1", "L", "P") else 4)
+            > MOST_BYTES
+        ):
+            return digest, None, width, height, None, False, None
+        turned = find_orientation(image)  # asked before, as Pillow turns a TIFF while it reads it and forgets that it did
         image.load()
-        rotated = image.getexif().get(ORIENTATION_TAG, 1) in range(2, 9)
+        rotated = turned in range(2, 9) or image.getexif().get(ORIENTATION_TAG, 1) in range(2, 9)
         upright = ImageOps.exif_transpose(image) if rotated else image
         thumbnail = to_grey(upright).resize((SIDE, SIDE), Image.Resampling.BOX)
     except UNREADABLE as error:
         return digest, None, width, height, f"is truncated or damaged ({error})", False, None
     if rotated:
         width, height = (int(side) for side in read_image_sizes([str(path)])[0])
+        if not (width and height):
+            return digest, None, None, None, "is no image that OpenCV can open", False, None
     if np.asarray(thumbnail).std() < FLAT:
         return digest, None, width, height, None, rotated, None
     return digest, _hash_thumbnail(thumbnail), width, height, None, rotated, thumbnail.tobytes()
@@ -188,7 +206,7 @@ def to_grey(image: Any) -> Any:
 
     if not image.mode.startswith(("I", "F")):
         return image if image.mode == "L" else image.convert("L")
-    values = np.asarray(image, dtype=np.float64)
+    values = np.nan_to_num(np.asarray(image, dtype=np.float64), nan=0.0, posinf=0.0, neginf=0.0)
     low, high = float(values.min()), float(values.max())
     return Image.fromarray(np.uint8(255 * (values - low) / max(high - low, 1e-9)))
 

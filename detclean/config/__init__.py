@@ -105,17 +105,20 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], yaml.Node | None]:
         raise ConfigError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from error
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-    loader = _Loader(text)
-    try:
-        root = loader.get_single_node()
-        for key in () if root is None else _repeated_keys(root):
+    from detclean.formats.yamlfile import read_yaml_text  # its room is heavy, and --help needs none of it
+
+    def refuse_repeated(root: yaml.Node) -> None:
+        for key in _repeated_keys(root):
             raise ConfigError(f"{path}:{key.start_mark.line + 1}: '{key.value}' stands twice; remove one")
-        values = {} if root is None else loader.construct_document(root)
+
+    try:
+        values, root = read_yaml_text(text, _Loader, refuse_repeated)
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
         raise ConfigError(f"{path}{line}: not YAML: {error.problem}; mend it, with quotes around odd characters") from error
     except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"{path}: not YAML: {_one_line(error)}") from error
+    values = {} if root is None else values
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: should be lines of `key: value`, as in configs/yolo.yaml")
     return values, root
@@ -155,8 +158,10 @@ def _parse_value(text: str, override: str) -> Any:
     """A value as YAML reads it; text stays as typed, so that ` #` or `: ` in a path is no comment and no mapping."""
     if text == "None":  # Ultralytics' word for null
         return None
+    from detclean.formats.yamlfile import read_yaml_text
+
     try:
-        value = yaml.load(text, _Loader)
+        value, _ = read_yaml_text(text, _Loader)
     except (yaml.YAMLError, ValueError) as error:
         if text[0] in "[{":
             raise ConfigError(f"command line: '{override}' has a broken list; write key=[a,b], or quotes around text") from error
@@ -170,7 +175,7 @@ def _find_path(key: str, text: str, source: _Source) -> str:
     """An absolute path where the file is there: below the working directory first, below the YAML's folder second."""
     given = Path(os.path.expanduser(text))
     for folder in (Path.cwd(), source.path.parent):
-        if (folder / given).exists():
+        if os.path.exists(folder / given):
             return os.path.abspath(folder / given)
     if key in ("model", "train.pretrained"):  # a name such as yolo26n.pt that Ultralytics finds or fetches
         return text

@@ -19,7 +19,7 @@ from detclean.boxes import Boxes, Floats, Ints, Mask, box_area, write_boxes
 from detclean.dataset import Dataset
 from detclean.detect.yolo import Fold, find_slots, list_folds, share_threads
 from detclean.detect.yolo_process import Display, Executor, Job, Silence, run_jobs
-from detclean.detect.yolo_settings import prepare
+from detclean.detect.yolo_settings import prepare, warn_of_code
 from detclean.detect.yolo_view import find_names, write_questions
 from detclean.errors import ConfigError, StageError
 
@@ -102,6 +102,7 @@ def classify_crops(
     pending = [job for job in jobs if not job.marker.exists()]
     if pending:
         model = _find_crop_model(model)
+        warn_of_code(model, {}, display)
         prepared = prepare(dataset, out, SOME_DETECTOR, {})
         slots = find_slots(prepared, device, len(parts), workers, executor)
         for job, part in zip(jobs, parts, strict=True):

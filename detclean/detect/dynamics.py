@@ -20,7 +20,7 @@ from detclean.boxes import Boxes, Floats
 from detclean.dataset import Dataset
 from detclean.detect.yolo import Fold, find_slots, share_threads
 from detclean.detect.yolo_process import Display, Executor, Job, Silence, run_jobs
-from detclean.detect.yolo_settings import complete_train, prepare
+from detclean.detect.yolo_settings import complete_train, prepare, warn_of_code
 from detclean.detect.yolo_view import find_names, write_fold_lists, write_questions, write_view
 from detclean.errors import StageError
 from detclean.files import write_whole
@@ -52,7 +52,7 @@ def record_losses(
 
     boxes: the annotations as given and any others, such as corrupted copies, which are looked at and not trained on. NaN where an
     image has no picture. cycle_epochs: by default a share of train.epochs, as are the ordinary epochs before the cycles. out: a folder
-    that survives a crash, as in `train_folds`; it holds records.npy and `weights/fold-0.pt` afterwards, so that
+    that survives a crash, as in `train_folds`; it holds records.npy and `weights/fold-0.weights` afterwards, so that
     `predict_out_of_fold(..., zeros, out, ...)` can look with this model. Raises ConfigError and StageError.
     """
     display = display or Silence()
@@ -64,7 +64,7 @@ def record_losses(
         epochs = [np.load(path, allow_pickle=False) for path in sorted((out / "folds" / THE_ONE.name / "records").glob("*.npy"))]
         content = io.BytesIO()
         np.save(content, np.stack(epochs), allow_pickle=False)
-        write_whole(place, content.getvalue())
+        write_whole(place, content.getvalue(), settled=True)
     _tidy(out)
     records: Floats = np.load(place, allow_pickle=False)
     return records
@@ -93,6 +93,7 @@ def _train(
     names, everything = find_names(dataset), np.ones(dataset.image_count, bool)
     if not any(names[image] is not None for image in np.unique(dataset.annotations.image_index)):
         raise StageError(f"{dataset.source.name}: no image has a picture and an annotation, so there is nothing to train on")
+    warn_of_code(model, train, display)
     prepared = prepare(dataset, out, model, train)
     slots = find_slots(prepared, train.get("device"), 1, None, executor)
     settings = complete_train(train, dataset, slots, seed, display)

@@ -20,7 +20,7 @@ from detclean.dataset import Dataset
 from detclean.detect.crops import BATCH, CROP_MODEL, CROP_SIDE, SOME_DETECTOR
 from detclean.detect.yolo import find_slots, share_threads
 from detclean.detect.yolo_process import Display, Job, Silence, run_jobs
-from detclean.detect.yolo_settings import complete_predict, complete_train, prepare
+from detclean.detect.yolo_settings import WEIGHTS, complete_predict, complete_train, prepare
 from detclean.detect.yolo_view import find_names, write_fold_lists, write_questions, write_view
 from detclean.errors import StageError
 
@@ -236,7 +236,7 @@ def _run(
             write_fold_lists(sample, names, ~everything, view, folder)
         if crops:
             _write_lesson(sample, everything, asked, folder / "crops")
-        weights = str(out / "weights" / f"probe-{number}.pt")
+        weights = str(out / "weights" / f"probe-{number}{WEIGHTS}")
         display.task(f"probe {number + 1}", "", 1)
         jobs.append(Job(f"probe {number + 1}", folder, folder / "probe.json", {"repeat": 0, "fold": number, "weights": weights}))
     shared = {

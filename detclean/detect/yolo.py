@@ -22,7 +22,7 @@ from detclean.dataset import Dataset
 from detclean.detect.locations import COLUMNS
 from detclean.detect.yolo_pieces import cut_job, join_pieces, remove_pieces
 from detclean.detect.yolo_process import Display, Executor, Job, Silence, run_jobs
-from detclean.detect.yolo_settings import THREADS_A_FOLD, choose_slots, complete_predict, complete_train, prepare
+from detclean.detect.yolo_settings import THREADS_A_FOLD, WEIGHTS, choose_slots, complete_predict, complete_train, prepare, warn_of_code
 from detclean.detect.yolo_view import find_names, write_fold_lists, write_questions, write_view
 from detclean.errors import ConfigError, StageError
 from detclean.files import write_whole
@@ -42,7 +42,7 @@ class Fold:
 
     def weights(self, out: Path) -> Path:
         """Where its weights lie below the folder of the training."""
-        return out / "weights" / f"{self.name}.pt"
+        return out / "weights" / f"{self.name}{WEIGHTS}"
 
 
 def train_folds(
@@ -59,7 +59,7 @@ def train_folds(
     executor: Executor | None = None,
     display: Display | None = None,
 ) -> None:
-    """Trains for each repeat and fold a model on the images of the other folds: `out/weights/fold-0.pt`, ...
+    """Trains for each repeat and fold a model on the images of the other folds: `out/weights/fold-0.weights`, ...
 
     folds: (repeats, N), the fold of each image. out: a folder that survives a crash: a fold that is done is not repeated, and one that
     was interrupted goes on after its last finished epoch and ends (on a CPU, with as many cores) with the same weights to the bit.
@@ -81,6 +81,7 @@ def train_folds(
     if pending:
         names = find_names(dataset)
         _check_training_parts(_find_usable(dataset, names, draw), folds, parts)
+        warn_of_code(model, train, display)
         prepared = prepare(dataset, out, model, train)
         slots = find_slots(prepared, train.get("device"), len(parts), workers, executor)
         settings = complete_train(train, dataset, slots, seed, display)
@@ -159,6 +160,7 @@ def predict_out_of_fold(
     jobs = [_prediction(part, trained.resolve(), out) for part in parts]
     pending = [job for job in jobs if not job.marker.exists()]
     if pending:
+        _check_weights([part.weights(trained.resolve()) for part in parts])
         prepared = prepare(dataset, out, jobs[0].settings["weights"], {})
         slots = find_slots(prepared, device, len(parts), workers, executor)  # not of the pending: threads are shared by it
         pieces: dict[str, list[Job]] = {}
@@ -182,6 +184,16 @@ def predict_out_of_fold(
     predictions = _join(out, parts, folds, looks, len(dataset.categories))
     _tidy(out, [part.name for part in parts])
     return predictions
+
+
+def _check_weights(places: Sequence[Path]) -> None:
+    """Raises StageError where weights are gone, or are of a version that kept them as a .pt: such a one is never opened in a run folder."""
+    for place in places:
+        if not place.exists():
+            old = place.with_suffix(".pt").exists()
+            what = "is of an older detclean and not opened any more, as a .pt can run code when it is opened" if old else "is gone"
+            subject = place.with_suffix(".pt") if old else place
+            raise StageError(f"{subject}: {what}; remove the folder {place.parent.parent} and repeat the run, which trains anew")
 
 
 def _prediction(part: Fold, trained: Path, out: Path) -> Job:

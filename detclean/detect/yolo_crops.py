@@ -53,7 +53,7 @@ def train_crops(job: dict[str, Any]) -> None:
             answers.append(_classify(model, crops, device))
     content = io.BytesIO()
     np.savez(content, row=np.concatenate(rows), probability=np.concatenate(answers))
-    write_whole(folder / "probability.npz", content.getvalue())
+    write_whole(folder / "probability.npz", content.getvalue(), settled=True)
 
 
 def _build(name: str, outputs: int) -> torch.nn.Module:

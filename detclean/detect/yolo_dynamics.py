@@ -51,7 +51,7 @@ class CyclicTrainer(FoldTrainer):
         if self.epoch >= self.job["ordinary_epochs"]:
             content = io.BytesIO()
             np.save(content, self.look(unwrap_model(self.model)), allow_pickle=False)
-            write_whole(self.folder / "records" / f"{self.epoch:05d}.npy", content.getvalue())
+            write_whole(self.folder / "records" / f"{self.epoch:05d}.npy", content.getvalue(), settled=True)
         return super().save_model()
 
     def look(self, model: Any) -> Floats:

@@ -64,7 +64,7 @@ def embed_fold(job: dict[str, Any]) -> None:
     features = reduce_features(np.concatenate(parts)) if len(row) else np.zeros((0, FEATURES), np.float32)
     content = io.BytesIO()
     np.savez(content, row=asked["row"].to_numpy()[row], features=features)
-    write_whole(folder / "features.npz", content.getvalue())
+    write_whole(folder / "features.npz", content.getvalue(), settled=True)
 
 
 def to_letterbox(xyxy: Floats, shape: tuple[int, int], side: int) -> Floats:

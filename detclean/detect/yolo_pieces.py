@@ -10,6 +10,7 @@ from pathlib import Path
 import polars as pl
 
 from detclean.detect.yolo_process import Job
+from detclean.files import settle
 
 PIECE_IMAGES = 2048  # looked at in a minute or so; a child takes ten seconds to begin
 
@@ -45,6 +46,7 @@ def join_pieces(job: Job, pieces: Sequence[Job]) -> None:
     for name in ("looks.parquet", job.marker.name):
         beside = job.folder / f"{name}.partial"
         pl.scan_parquet([piece.folder / name for piece in pieces], glob=False).sink_parquet(beside)
+        settle(beside)
         os.replace(beside, job.folder / name)
     for name in ("train.log", "progress.jsonl"):
         with open(job.folder / name, "ab") as log:

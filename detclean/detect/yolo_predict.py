@@ -15,7 +15,6 @@ import polars as pl
 import torch
 from numpy.typing import NDArray
 from ultralytics.data.augment import LetterBox
-from ultralytics.nn.tasks import load_checkpoint
 from ultralytics.utils.nms import non_max_suppression
 from ultralytics.utils.ops import scale_boxes, xywh2xyxy
 from ultralytics.utils.patches import imread
@@ -23,6 +22,8 @@ from ultralytics.utils.patches import imread
 from detclean.boxes import Boxes, Floats, write_boxes
 from detclean.detect.locations import COLUMNS, examine_locations
 from detclean.detect.yolo_train import report
+from detclean.detect.yolo_weights import open_weights
+from detclean.files import settle
 
 ROWS_A_PART = 100_000  # detections kept in memory before they go to disk
 NO_TIME_LIMIT = 1e9  # seconds: Ultralytics' suppression gives up on a slow machine, and results would depend on its speed
@@ -57,6 +58,7 @@ def predict_fold(job: dict[str, Any]) -> None:
         _write_part([], [], job, parts, 0)
     for name in ("looks", "detections"):  # the detections last: they are the marker
         pl.scan_parquet(sorted(parts.glob(f"{name}-*.parquet")), glob=False).sink_parquet(parts / "all")
+        settle(parts / "all")
         os.replace(parts / "all", folder / f"{name}.parquet")
     shutil.rmtree(parts)
 
@@ -64,10 +66,10 @@ def predict_fold(job: dict[str, Any]) -> None:
 def open_model(job: dict[str, Any], imgsz: int | None) -> tuple[torch.device, Any, LetterBox]:
     """The device, the fold's model ready to look, and what brings a picture to its size: imgsz, that of the training where None."""
     device = torch.device(f"cuda:{job['device']}" if job["device"].isdigit() else job["device"])
-    model, checkpoint = load_checkpoint(job["weights"], device=device)
+    model, trained_at = open_weights(job["weights"], device)
     model.end2end = False  # the head that reports every anchor with all its scores
     model.fuse(verbose=False)
-    return device, model, LetterBox(imgsz or checkpoint["train_args"]["imgsz"])  # square, as in training
+    return device, model, LetterBox(imgsz or trained_at)  # square, as in training
 
 
 class _Asked:

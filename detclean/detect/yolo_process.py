@@ -22,6 +22,7 @@ from detclean.files import write_whole
 POLL_SECONDS = 0.3
 ARRIVAL_SECONDS = 60.0  # after which a network file system has shown what another machine wrote
 UNFINISHED_BAR = re.compile(r"\b\d\d?% [━─╸]")  # Ultralytics draws a progress bar anew and anew
+MODEL_ENDINGS, OWN_FILES = (".pt", ".yaml", ".yml"), ("state.pt", "data.yaml")  # of a child's folder
 
 FOREIGN_VARIABLES = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "ULTRALYTICS_API_KEY", "PYTEST_CURRENT_TEST")
 
@@ -104,6 +105,9 @@ def start_job(job: dict[str, Any], folder: Path, offline: bool = True) -> subpro
     root = Path(__file__).resolve().parents[2]
     if root.name != "site-packages":  # a checkout that may not be installed
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(root), environment.get("PYTHONPATH")]))
+    for stranger in (path for ending in MODEL_ENDINGS for path in folder.glob(f"*{ending}")):
+        if stranger.name not in OWN_FILES:  # Ultralytics looks for models in the working directory first
+            stranger.unlink()
     write_whole(folder / "job.json", orjson.dumps(job | {"parent": os.getpid()}))
     # -P, as a file of the user's in the working directory must not hide a module
     command = [sys.executable, "-P", "-m", "detclean.detect.yolo_worker", str(folder / "job.json")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -19,6 +20,7 @@ from detclean.machine import count_cores, count_free_memory
 
 THREADS_A_FOLD = 8  # as many as Ultralytics itself uses for a training on a CPU
 RAM_CACHE_BYTES = 2**30  # decoded images are kept in memory up to this size, by a fold on each core together
+WEIGHTS = ".weights"  # ends the name of weights that are numbers and text alone; a .pt can run code when it is opened
 JOBS_A_CORE = 1.5  # at most, as each job needs its own memory
 ROOMY = 6 * 2**30  # bytes: what a training of a small model takes on a CPU at 640 px and 16 images a batch
 MEMORY_SHARE = 0.8  # of a GPU's free memory that trainings side by side may be expected to take: what one batch takes varies
@@ -130,6 +132,8 @@ def prepare(dataset: Dataset, out: Path, model: str, train: Mapping[str, Any]) -
     device how many trainings it has room for. Raises ConfigError and StageError.
     """
     folder = out / "prepare"
+    for place in (folder, out / "ultralytics"):  # where Ultralytics looks for models by their names, and might find what somebody put there
+        shutil.rmtree(place, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     (out / "weights").mkdir(exist_ok=True)
     write_whole(out / "ultralytics" / "Ultralytics" / "settings.json", orjson.dumps(_private_settings(out)))
@@ -156,6 +160,14 @@ def prepare(dataset: Dataset, out: Path, model: str, train: Mapping[str, Any]) -
     if "error" in answer:
         raise {"ConfigError": ConfigError}.get(answer["error"], StageError)(answer["message"])
     return answer | {"cuda_devices": count_room(answer["cuda_free_bytes"], answer["training_bytes"])}
+
+
+def warn_of_code(model: str, train: Mapping[str, Any], display: Display) -> None:
+    """Says of the user's own weights what opening them means."""
+    named = [name for name in (model, train.get("pretrained")) if isinstance(name, str) and name.endswith(".pt")]
+    if named:
+        whose = " and ".join(named)
+        display.log(f"{whose}: opened by Ultralytics, and a .pt can run code when it is opened; use none whose origin you do not trust")
 
 
 def _private_settings(out: Path) -> dict[str, Any]:

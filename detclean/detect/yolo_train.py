@@ -6,11 +6,10 @@
 from __future__ import annotations
 
 import io
-import os
 import random
+import sys
 import time
 from collections.abc import Iterator
-from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,16 +17,18 @@ from typing import Any
 import numpy as np
 import orjson
 import torch
-from ultralytics.cfg import DEFAULT_CFG_DICT
 from ultralytics.data import dataset as ultralytics_dataset
 from ultralytics.data import utils as ultralytics_data
 from ultralytics.data.augment import BaseMixTransform, Compose, Mosaic
 from ultralytics.models.yolo.detect import DetectionTrainer
+from ultralytics.nn.tasks import load_checkpoint
 from ultralytics.utils import LOGGER, torch_utils
 from ultralytics.utils.torch_utils import unwrap_model
 
 from detclean.boxes import Ints
 from detclean.detect.draws import draw_epoch, find_part
+from detclean.detect.yolo_settings import WEIGHTS
+from detclean.detect.yolo_weights import describe_model, open_weights, rebuild_model, save_whole
 from detclean.errors import StageError
 
 NAN_ATTEMPTS = 3  # as often as Ultralytics' own trainer tries an epoch anew
@@ -40,15 +41,6 @@ def report(folder: Path, kind: str, done: int, total: int, note: str) -> None:
     line = {"kind": kind, "done": done, "total": total, "note": note}
     with open(folder / "progress.jsonl", "ab") as f:
         f.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
-
-
-def _save_whole(content: dict[str, Any], path: Path) -> None:
-    beside = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    with open(beside, "wb") as f:
-        torch.save(content, f)
-        f.flush()
-        os.fsync(f.fileno())  # a power failure must not leave an empty file under the final name
-    os.replace(beside, path)
 
 
 class FoldTrainer(DetectionTrainer):
@@ -82,7 +74,31 @@ class FoldTrainer(DetectionTrainer):
             self.restore(state)
             self.start_epoch = state["epoch"] + 1
             self.scheduler.last_epoch = self.start_epoch - 1
+            if self.start_epoch >= self.epochs:  # by an older version, which kept the weights as a .pt: that one is never opened
+                self.save_weights()
+                sys.exit()
+        self.check_rebuilding()
         report(self.folder, "start", self.start_epoch, self.epochs, f"training from epoch {self.start_epoch + 1}")
+
+    def setup_model(self) -> Any:
+        """As Ultralytics does it; but weights that were fetched are numbers alone in the run folder, where nothing else is opened."""
+        if Path(self.model).suffix != WEIGHTS:
+            return super().setup_model()
+        weights, pretrained = open_weights(self.model)[0], self.args.pretrained
+        layout = weights.yaml
+        if isinstance(pretrained, (str, Path)):
+            weights = load_checkpoint(pretrained)[0]
+        self.model = self.get_model(cfg=layout, weights=None if pretrained is False else weights, verbose=True)
+        return None
+
+    def check_rebuilding(self) -> None:
+        """Raises StageError before hours of training for a model that could not be opened again from its layout and numbers."""
+        described = describe_model(unwrap_model(self.model), self.args.imgsz, half=True)
+        try:
+            rebuild_model(described)
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise StageError(f"model: cannot be kept as numbers and its layout ({reason}); name another model") from error
 
     def get_dataloader(self, dataset_path: str, batch_size: int = 16, rank: int = 0, mode: str = "train") -> Any:
         """The images to train on, also where images to validate on are asked for: nobody will look at those."""
@@ -171,17 +187,13 @@ class FoldTrainer(DetectionTrainer):
             "scaler": self.scaler.state_dict(),
             "criterion_updates": getattr(unwrap_model(self.model).criterion, "updates", None),
         }
-        _save_whole(state, self.state_path)
+        save_whole(state, self.state_path)
         report(self.folder, "epoch", self.epoch + 1, self.epochs, self.describe_loss())
         return False  # no callback of an integration
 
     def save_weights(self) -> None:
-        """The averaged weights in half precision, as a checkpoint that `YOLO(path)` opens."""
-        model = deepcopy(unwrap_model(self.ema.ema)).half().to(memory_format=torch.contiguous_format)
-        model.criterion = None
-        model.args = {name: value for name, value in vars(self.args).items() if name in DEFAULT_CFG_DICT}
-        checkpoint = {"epoch": -1, "model": model, "ema": None, "optimizer": None, "train_args": model.args}
-        _save_whole(checkpoint, Path(self.job["weights"]))
+        """The averaged weights in half precision, as numbers alone."""
+        save_whole(describe_model(unwrap_model(self.ema.ema), self.args.imgsz, half=True), Path(self.job["weights"]))
 
     def restore(self, state: dict[str, Any]) -> None:
         """Everything as it was when `save_model` saved it, but for `start_epoch` and the scheduler."""
@@ -247,10 +259,16 @@ def train_fold(job: dict[str, Any], trainer: type[FoldTrainer] = FoldTrainer) ->
     torch_utils.NUM_THREADS = job["threads"]
     # A label cache is keyed so loosely that stale ones get used, and folds side by side would share it.
     ultralytics_dataset.save_dataset_cache_file = _keep_no_cache
+    # Nor is one opened that lies there: it is a pickle, which can run code.
+    ultralytics_dataset.load_dataset_cache_file = _find_no_cache
     # A JPEG without its end marker is checked as Ultralytics does, but stays as it is.
     ultralytics_data._replace_image = lambda im_file, write: write(io.BytesIO())
     ultralytics_data.check_font = lambda font: None  # a download, for plots that nobody makes
     trainer(job).train()
+
+
+def _find_no_cache(path: Path) -> dict[str, Any]:
+    raise FileNotFoundError(path)
 
 
 def _keep_no_cache(prefix: str, path: Path, x: dict[str, Any], version: str) -> None:

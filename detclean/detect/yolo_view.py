@@ -16,7 +16,7 @@ import yaml
 
 from detclean.boxes import Boxes, Mask, box_area, clip_boxes, write_boxes, xyxy_to_cxcywhn
 from detclean.dataset import Dataset
-from detclean.files import share_image
+from detclean.files import settle, share_image
 
 # Endings that Ultralytics looks at; a picture with another one is told by its content.
 IMAGE_ENDINGS = (".avif", ".bmp", ".dng", ".heic", ".jpeg", ".jpg", ".mpo", ".pfm", ".png", ".tif", ".tiff", ".webp")
@@ -45,6 +45,7 @@ def write_view(dataset: Dataset, names: list[str | None], out: Path) -> Path:
         if name is not None:
             share_image(Path(path), partial / "images" / name)
             (partial / "labels" / f"{index:07d}.txt").write_text(labels.get(index, ""))
+    settle(partial)  # else a power failure could leave empty label files under a complete name
     os.replace(partial, view)
     return view
 

@@ -18,6 +18,7 @@ import threading
 import time
 from copy import deepcopy
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,8 @@ from ultralytics.nn.tasks import DetectionModel, load_checkpoint, yaml_model_loa
 from ultralytics.utils.checks import check_model_file_from_stem
 from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES, attempt_download_asset
 
+from detclean.detect.yolo_settings import WEIGHTS
+from detclean.detect.yolo_weights import describe_model, open_weights, save_whole
 from detclean.errors import ConfigError, DetcleanError, StageError
 from detclean.files import write_whole
 
@@ -119,7 +122,7 @@ def measure_training(model: DetectionModel, settings: Any, device: torch.device)
 def _find_model(model: str, folder: Path) -> str:
     """The model as an absolute path, fetched into `folder` where it is one that Ultralytics publishes; a .yaml may be Ultralytics' own."""
     path = Path(model)
-    if path.is_file():
+    if path.is_absolute() and path.is_file():  # not one of that name in the working directory, which is in the run folder
         return str(path.resolve())
     if path.suffix in (".yaml", ".yml"):
         return model
@@ -129,9 +132,14 @@ def _find_model(model: str, folder: Path) -> str:
         raise StageError(
             f"model: there is no file {model}, and Ultralytics publishes no weights of that name; name an existing .pt or .yaml"
         )
-    target = folder / path.name
+    target = folder / f"{path.stem}{WEIGHTS}"
+    if target.exists():
+        return str(target)
     try:
-        attempt_download_asset(str(target))
+        with TemporaryDirectory(prefix="detclean-") as fresh:  # the .pt itself never lies in the run folder
+            fetched, checkpoint = load_checkpoint(attempt_download_asset(str(Path(fresh) / path.name)))
+            _check_head(model, fetched)
+            save_whole(describe_model(fetched, int(checkpoint.get("train_args", {}).get("imgsz", 640)), half=False), target)
     except OSError as error:  # ConnectionError and everything of requests included
         reason = _first_line(error)
         raise StageError(
@@ -142,14 +150,21 @@ def _find_model(model: str, folder: Path) -> str:
 
 def _check_model(model: str, category_count: int) -> DetectionModel:
     try:
-        configuration = load_checkpoint(model)[0].yaml if model.endswith(".pt") else yaml_model_load(model)
+        if model.endswith(WEIGHTS):
+            configuration = open_weights(model)[0].yaml
+        else:
+            configuration = load_checkpoint(model)[0].yaml if model.endswith(".pt") else yaml_model_load(model)
         built = DetectionModel(configuration, nc=category_count, verbose=False)
     except (OSError, TypeError, KeyError, AttributeError, ValueError, SyntaxError, RuntimeError, NotImplementedError) as error:
         raise StageError(f"model: {model} cannot be used as a detection model ({_first_line(error)}); name another .pt or .yaml") from error
-    head = built.model[-1]
-    if type(head) not in (Detect, v10Detect) or head.nc != category_count:
-        raise StageError(f"model: {model} ends in {type(head).__name__}; name a detection model such as yolo26n.pt")
+    _check_head(model, built, category_count)
     return built
+
+
+def _check_head(model: str, built: Any, category_count: int | None = None) -> None:
+    head = built.model[-1]
+    if type(head) not in (Detect, v10Detect) or category_count not in (None, head.nc):
+        raise StageError(f"model: {model} ends in {type(head).__name__}; name a detection model such as yolo26n.pt")
 
 
 def _first_line(error: BaseException) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,7 @@ class Change:
     """One object before and after; before is None for one that is added, after for one that goes.
 
     issue: the issue or the decision that it comes from. probability: of the issue. annotation: a position in the data set's annotations.
+    why: what it goes back to, a decision (verdict, at, by) or a rule (rule, least_probability); None where it is not to be applied.
     """
 
     issue: str
@@ -44,6 +45,7 @@ class Change:
     annotation: int | None
     before: LabelledBox | None
     after: LabelledBox | None
+    why: Mapping[str, str | float] | None = None
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def find_changes(dataset: Dataset, issues: pl.DataFrame, decisions: Mapping[str,
         for row in row_of.values():
             if row["issue_id"] not in decisions and row["probability"] >= auto and row["action"] != "review":
                 change = make_change(dataset, row, propose_after(row))
-                changes[_target(change)] = change
+                changes[_target(change)] = replace(change, why={"rule": "auto", "least_probability": auto})
     for decision in decisions.values():
         if decision.verdict not in SETTLED:
             continue
@@ -82,7 +84,8 @@ def find_changes(dataset: Dataset, issues: pl.DataFrame, decisions: Mapping[str,
         changes.pop(_target(change), None)
         stands = change.annotation is None and change.after is not None and places.has(change.image_index, change.after)
         if decision.verdict == "accept" and not stands and not _is_same(change.before, change.after):
-            changes[_target(change)] = change
+            why = {"verdict": decision.verdict, "at": decision.at, "by": decision.by}
+            changes[_target(change)] = replace(change, why=why)
     return Changes(tuple(changes.values()), tuple(strangers))
 
 

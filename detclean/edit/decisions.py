@@ -13,6 +13,8 @@ from typing import Any, BinaryIO, Literal, get_args
 import orjson
 
 from detclean.errors import DatasetError
+from detclean.formats.plainfile import require_plain
+from detclean.formats.records import FARTHEST
 
 Verdict = Literal["accept", "reject", "hard", "skip", "open"]
 Box = tuple[float, float, float, float]
@@ -20,6 +22,13 @@ Box = tuple[float, float, float, float]
 FILE_NAME = "decisions.jsonl"
 BOX = "box-"  # begins the name of a decision about a box that no issue names
 VERDICTS = get_args(Verdict)
+KINDS: dict[str, Any] = {  # what stands in a decision, where it stands there
+    "image_id": str | int,
+    "annotation_id": str | int | None,
+    "at": str,
+    "by": str,
+    "given_category": str | None,
+}
 HEAD = 512  # bytes by which a file is known again
 LONGEST_LINE = 1 << 16  # bytes, far above any decision
 
@@ -69,6 +78,7 @@ class DecisionLog:
         line is no decision, and where the file is no longer the one that was read so far.
         """
         try:
+            require_plain(self.path)
             with open(self.path, "rb") as f:
                 state = os.fstat(f.fileno())
                 self._require_same(state.st_ino, state.st_size, f.read(len(self._head)))
@@ -77,6 +87,8 @@ class DecisionLog:
         except FileNotFoundError:
             self._require_same(0, 0, b"")
             return []
+        except OSError as error:
+            raise DatasetError(f"{self.path}: cannot be read ({error.strerror}); a readable file of decisions belongs here") from None
         whole = content[: content.rfind(b"\n") + 1]
         if _is_decision(content[len(whole) :]):
             whole = content
@@ -145,8 +157,8 @@ def parse_decision(line: bytes, where: str) -> Decision:
     """One line of decisions.jsonl. Raises DatasetError."""
     try:
         return make_decision(orjson.loads(line))
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise DatasetError(f"{where}: is no decision ({error}); remove the line or restore it") from None
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
+        raise DatasetError(f"{where}: is no decision ({' '.join(str(error).split())[:200]}); remove the line or restore it") from None
 
 
 def make_decision(record: dict[str, Any]) -> Decision:
@@ -157,6 +169,10 @@ def make_decision(record: dict[str, Any]) -> Decision:
         raise ValueError(f"verdict {record['verdict']!r} is none of {', '.join(VERDICTS)}")
     if not isinstance(record["issue"], str) or not record["issue"]:
         raise ValueError("issue is no text")
+    for name, kinds in KINDS.items():
+        value = record.get(name)
+        if (name in record or name == "image_id") and (not isinstance(value, kinds) or isinstance(value, bool)):
+            raise ValueError(f"{name} is {str(value)[:60]}")
     xyxy, category = record.get("xyxy"), record.get("category")
     if (xyxy is None) != (category is None):
         raise ValueError("category and xyxy belong together")
@@ -177,6 +193,6 @@ def _as_box(values: Iterable[Any]) -> Box:
 def _as_corners(values: Iterable[Any]) -> Box:
     """What was annotated may be inverted or empty."""
     x1, y1, x2, y2 = (float(value) for value in values)
-    if not max(abs(x1), abs(y1), abs(x2), abs(y2)) < float("inf"):
+    if not max(abs(x1), abs(y1), abs(x2), abs(y2)) <= FARTHEST:
         raise ValueError("four finite numbers are needed: left, top, right, bottom in pixels")
     return x1, y1, x2, y2

@@ -12,6 +12,7 @@ import shutil
 import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,11 +22,12 @@ from detclean import __version__
 from detclean.dataset import Dataset
 from detclean.edit.changes import Change, as_edits, find_source_changes
 from detclean.errors import DatasetError
-from detclean.files import replace_content, write_whole
+from detclean.files import replace_content, settle, write_whole
 from detclean.formats import edit_sources, write_cleaned
 
 Mode = Literal["copy", "in place"]
 COPY = "applied"  # the cleaned copy's folder in the run folder
+HISTORY = "history.jsonl"  # in the patches' folder: every application and every undoing, append-only
 INVENTORY = "copy.json"  # in a patch: every file of the copy that it made
 PICTURES = ("images", "JPEGImages")  # folders of a copy that hold nothing else
 REMEDY = "save those changes elsewhere, put the file back, and try again"
@@ -73,6 +75,7 @@ def apply_to_copy(folder: Path, then: Dataset, now: Dataset, changes: Sequence[C
     of it. Raises DatasetError, which names what has changed since the run.
     """
     target = folder / COPY
+    _show_newest(folder)
     document = _describe(then, changes, "copy", COPY, load)
     standing = _find_patch(folder, "in place")
     if standing is not None and _read(standing)["load"] == load:
@@ -82,13 +85,13 @@ def apply_to_copy(folder: Path, then: Dataset, now: Dataset, changes: Sequence[C
     earlier = None if newest is None else _read(newest)
     if target.is_symlink():
         raise DatasetError(f"{target}: is a link; remove it, so that the copy can be made there")
+    fresh, plain, old = (folder / f"{COPY}{what}.partial" for what in ("", ".plain", ".old"))
+    for place in (fresh, plain, old):
+        shutil.rmtree(place, ignore_errors=True)
     if newest is not None and earlier is not None and target.is_dir():
         _refuse_foreign(target, orjson.loads((newest / INVENTORY).read_bytes()))
         if _same_edits(earlier, document):
             return _applied(newest, known=True)
-    fresh, plain, old = (folder / f"{COPY}{what}.partial" for what in ("", ".plain", ".old"))
-    for place in (fresh, plain, old):
-        shutil.rmtree(place, ignore_errors=True)
     write_cleaned(then, as_edits(changes, then), fresh, copy_images=copy_images, final=target)
     write_cleaned(then, (), plain, final=target)
     before, after = _take_inventory(plain), _take_inventory(fresh)
@@ -101,6 +104,7 @@ def apply_to_copy(folder: Path, then: Dataset, now: Dataset, changes: Sequence[C
     if newest is not None:
         _remove_patch(folder, newest)
     patch = _write_patch(folder, document, contents, inventory=after)
+    settle(fresh)
     os.replace(fresh, target)  # wherever this is stopped, the next try finds either no copy or one with its patch
     for place in (plain, old):
         shutil.rmtree(place, ignore_errors=True)
@@ -113,6 +117,7 @@ def apply_in_place(folder: Path, then: Dataset, now: Dataset, changes: Sequence[
     Arguments as in `apply_to_copy`. Other edits that this run has brought in earlier are taken back first, so that every application
     begins with the labels that the run has read. Raises DatasetError, and then writes nothing, where a file has changed since.
     """
+    _show_newest(folder)
     document = _describe(then, changes, "in place", str(then.source), load)
     newest, replaced = _find_patch(folder, "in place"), 0
     if newest is not None and _read(newest)["load"] == load:
@@ -144,6 +149,7 @@ def undo_newest(folder: Path) -> Applied:
 
     Of a copy: its label files are the source's again. Where a file was changed by somebody else since, it is named.
     """
+    _show_newest(folder)
     newest = _find_patch(folder)
     if newest is None:
         raise DatasetError(f"{folder}: nothing is applied, so there is nothing to undo")
@@ -167,6 +173,7 @@ def _describe(dataset: Dataset, changes: Sequence[Change], mode: Mode, target: s
     edits = [
         {
             "issue": change.issue,
+            "why": change.why,
             "issue_type": change.issue_type,
             "probability": change.probability,
             "image_id": image_ids[change.image_index],
@@ -205,21 +212,42 @@ def _write_patch(
         write_whole(partial / INVENTORY, orjson.dumps(inventory))
     text = orjson.dumps(document | {"files": files}, option=orjson.OPT_INDENT_2)
     write_whole(partial / "patch.json", text)
+    settle(partial)  # the journal is on disk before the first file is touched
+    _remember(place, "applied", document)  # before it can have any effect: whatever was ever applied stands there
     os.replace(partial, place)
-    write_whole(folder / "patch.json", text)
+    _show_newest(folder)
     return place
 
 
 def _remove_patch(folder: Path, patch: Path) -> None:
     gone = patch.with_name(patch.name + ".partial")
     shutil.rmtree(gone, ignore_errors=True)
+    _remember(patch, "taken back", _read(patch))
     os.replace(patch, gone)
-    shutil.rmtree(gone)
-    before = _find_patch(folder)
-    if before is None:
-        (folder / "patch.json").unlink(missing_ok=True)
-    else:
-        write_whole(folder / "patch.json", (before / "patch.json").read_bytes())
+    _show_newest(folder)
+
+
+def _remember(patch: Path, what: Literal["applied", "taken back"], document: Mapping[str, Any]) -> None:
+    """One more line of the history: when, which patch, and each of its edits with the decision or the rule that it goes back to."""
+    line = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "what": what, "patch": patch.name}
+    line |= {name: document[name] for name in ("mode", "target", "edits")}
+    with open(patch.parent / HISTORY, "ab+") as f:
+        if f.seek(0, os.SEEK_END) and (f.seek(-1, os.SEEK_END), f.read(1))[1] != b"\n":
+            f.write(b"\n")  # after a writer that died in the middle of its line
+        f.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
+        f.flush()
+        os.fsync(f.fileno())
+
+
+def _show_newest(folder: Path) -> None:
+    """RUN/patch.json: what is applied now. Also mends it where it was left behind by a process that died just after the patch itself."""
+    newest, shown = _find_patch(folder), folder / "patch.json"
+    if newest is None:
+        shown.unlink(missing_ok=True)
+    elif (text := (newest / "patch.json").read_bytes()) != _content(shown):
+        write_whole(shown, text, settled=True)
+    for gone in (folder / "patches").glob("*.partial"):
+        shutil.rmtree(gone)
 
 
 def _numbered(home: Path) -> list[Path]:

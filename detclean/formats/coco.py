@@ -28,7 +28,7 @@ from detclean.formats.jsonfile import (
     look_up,
     read_bytes,
 )
-from detclean.formats.records import FindingLog, issue_boxes, make_unique
+from detclean.formats.records import FindingLog, is_within_reach, issue_boxes, make_unique
 
 FOLDER_PROBES = 200  # file names tried in each folder that may hold the images
 Record = dict[str, Any]
@@ -127,13 +127,15 @@ def _read_categories(records: list[Record], source: Path, log: FindingLog) -> li
 def _read_images(records: list[_Image], images: str | Path | None, source: Path, log: FindingLog) -> tuple[pl.DataFrame, dict[Any, int]]:
     """The images table, and the position in it of every image id."""
     kept: dict[Any, _Image] = {}
+    told: set[str] = set()  # ids as text: 1 and "1" could not be told apart later
     for i, record in enumerate(records):
         if not is_id(record.id) or not isinstance(record.file_name, str):
             log.add("bad-image-record", "error", f"images[{i}]", "has no id or no file_name; complete or remove the record")
-        elif record.id in kept:
+        elif record.id in kept or str(record.id) in told:
             log.add("duplicate-image-id", "error", f"images[{i}]", f"has the id {record.id} a second time; give it one of its own")
         else:
             kept[record.id] = record
+            told.add(str(record.id))
     folder = None if str(images) == "none" else find_image_folder([record.file_name for record in kept.values()], images, source)
     paths = [None if folder is None else os.path.abspath(folder / record.file_name) for record in kept.values()]
     for i, record in enumerate(kept.values()):
@@ -187,7 +189,7 @@ def find_image_folder(file_names: list[str], images: str | Path | None, source: 
         raise DatasetError(f"{images}: is no folder; name with images= the folder of the images, or images=none where there are none")
     step = max(1, len(file_names) // FOLDER_PROBES)
     probes = file_names[::step]
-    hits = [sum((folder / name).is_file() for name in probes) if folder.is_dir() else 0 for folder in candidates]
+    hits = [sum(os.path.isfile(folder / name) for name in probes) if folder.is_dir() else 0 for folder in candidates]
     best = int(np.argmax(hits))
     if probes and not hits[best]:
         where = images if images is not None else f"{home}, its folder images or beside it"
@@ -216,11 +218,18 @@ def _read_annotations(
     bboxes = [record.bbox for record in records]
     xywh, absent = _read_bboxes(bboxes)
     bad = ~np.isfinite(xywh).all(axis=1) & ~absent
+    with np.errstate(over="ignore", invalid="ignore"):
+        xyxy = xywh_to_xyxy(xywh)
+    far = ~bad & ~absent & ~is_within_reach(xyxy)
+    for i in np.flatnonzero(far):
+        log.add(
+            "coordinate-too-large", "error", f"annotation {ids[i]}", f"its bbox {str(bboxes[i])[:60]} lies beyond any picture; correct it"
+        )
     for i in np.flatnonzero(image_index < 0):
-        message = f"its image_id {records[i].image_id} is not among the images; add the image or remove the annotation"
+        message = f"its image_id {str(records[i].image_id)[:60]} is not among the images; add the image or remove the annotation"
         log.add("unknown-image", "error", f"annotation {ids[i]}", message)
     for i in np.flatnonzero(category < 0):
-        message = f"its category_id {records[i].category_id} is not among the categories; add the category or correct it"
+        message = f"its category_id {str(records[i].category_id)[:60]} is not among the categories; add the category or correct it"
         log.add("unknown-category", "error", f"annotation {ids[i]}", message)
     for i in np.flatnonzero(absent):
         log.add("annotation-without-bbox", "warning", f"annotation {ids[i]}", "has no bbox; it is left out")
@@ -229,12 +238,12 @@ def _read_annotations(
         log.add("not-a-number", "error", f"annotation {ids[i]}", message)
     for identity in _repeated(ids):
         log.add("duplicate-annotation-id", "warning", f"annotation {identity}", "several annotations have this id; give each its own")
-    good = (image_index >= 0) & (category >= 0) & ~absent & ~bad
+    good = (image_index >= 0) & (category >= 0) & ~absent & ~bad & ~far
     order = np.flatnonzero(good)[np.argsort(image_index[good], kind="stable")]
     annotations = Boxes(
         image_index=image_index[order],
         category=category[order],
-        xyxy=xywh_to_xyxy(xywh[order]),
+        xyxy=xyxy[order],
         annotation_id=ids_as_column(ids).to_numpy()[order],
         is_crowd=np.array([bool(record.iscrowd) for record in records], dtype=bool)[order],
     )

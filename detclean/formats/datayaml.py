@@ -13,11 +13,15 @@ import yaml
 
 from detclean.errors import DatasetError
 from detclean.formats.imagefiles import drop_ending, is_image_name, list_images, safe_parts
+from detclean.formats.plainfile import read_plain
 from detclean.formats.records import FindingLog, make_unique
+from detclean.formats.yamlfile import read_yaml_text
 
 SPLITS = ("train", "val", "test")
 LOCATION_KEYS = ("path", "train", "val", "validation", "test")
 BOM = b"\xef\xbb\xbf"
+MOST_CATEGORIES = 100_000  # no detector knows so many; a damaged nc would fill the memory with names
+SHOWN = 60  # characters of a value in a message
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ def printable(name: str) -> str:
 
 def load_yaml(source: Path) -> dict[str, Any]:
     try:
-        document = yaml.safe_load(source.read_text(encoding="utf-8-sig"))
+        document, _ = read_yaml_text(read_plain(source).decode("utf-8-sig"))
     except OSError as error:
         raise DatasetError(f"{source}: cannot be read ({error.strerror}); name an existing data.yaml") from None
     except UnicodeDecodeError as error:
@@ -62,8 +66,10 @@ def load_yaml(source: Path) -> dict[str, Any]:
 
 def read_names(document: dict[str, Any], source: Path) -> tuple[str, ...]:
     names, count = document.get("names"), document.get("nc")
-    if count is not None and (isinstance(count, bool) or not str(count).isdecimal()):
-        raise DatasetError(f"{source}: nc: {count} is no whole number; write how many names there are")
+    if count is not None and not _is_number_of(count):
+        raise DatasetError(
+            f"{source}: nc: {str(count)[:SHOWN]} is no whole number up to {MOST_CATEGORIES:,}; write how many names there are"
+        )
     if names is None and count is None:
         raise DatasetError(f"{source}: names is missing; list the categories, names: [cat, dog]")
     if names is None:
@@ -77,8 +83,16 @@ def read_names(document: dict[str, Any], source: Path) -> tuple[str, ...]:
     return make_unique([str(name) for name in names], list(range(len(names))))
 
 
+def _is_number_of(value: Any) -> bool:
+    """Whether a value can number categories."""
+    text = str(value)
+    return (
+        isinstance(value, int | str) and not isinstance(value, bool) and len(text) < 9 and text.isdecimal() and int(text) <= MOST_CATEGORIES
+    )
+
+
 def _order_names(names: dict[Any, Any], source: Path) -> list[Any]:
-    if not all(str(key).isdecimal() for key in names):
+    if not all(_is_number_of(key) for key in names):
         raise DatasetError(f"{source}: names has the keys {', '.join(map(str, names))[:60]}; number them 0 to {len(names) - 1}")
     ordered = {int(key): name for key, name in names.items()}
     if sorted(ordered) != list(range(len(names))):
@@ -94,7 +108,9 @@ def list_splits(document: dict[str, Any], source: Path, log: FindingLog) -> list
     for name, value in entries.items():
         values = [value] if isinstance(value, str) else value or []
         if not isinstance(values, list) or not all(isinstance(entry, str) for entry in values):
-            raise DatasetError(f"{source}: {name}: {value} is no path; write a folder, a .txt that lists images, or a list of these")
+            raise DatasetError(
+                f"{source}: {name}: {str(value)[:SHOWN]} is no path; write a folder, a .txt that lists images, or a list of these"
+            )
         if any(values):
             listed[name] = [entry for entry in values if entry]
     if not listed:
@@ -126,7 +142,7 @@ def _find_root(path: Any, entries: list[str], source: Path) -> Path:
         return source.parent
     candidates = [Path.cwd() / str(path), source.parent / str(path), *(folder / str(path) for folder in _ultralytics_folders())]
     normal = [Path(os.path.normpath(candidate)) for candidate in candidates]
-    found = [folder for folder in normal if folder.is_dir()]
+    found = [folder for folder in normal if os.path.isdir(folder)]
     for folder in found:
         if any(_find_entry(entry, folder, source) for entry in entries):
             return folder
@@ -149,7 +165,7 @@ def _ultralytics_folders() -> list[Path]:
 def _find_entry(entry: str, root: Path, source: Path) -> Path | None:
     """What an entry of train, val or test leads to. Roboflow writes `../train/images` and means `train/images`."""
     tries = [root / entry, *([root / entry[3:]] if entry.startswith("../") else []), source.parent / entry]
-    return next((Path(os.path.normpath(place)) for place in tries if place.exists()), None)
+    return next((Path(os.path.normpath(place)) for place in tries if os.path.exists(place)), None)
 
 
 def _list_split(name: str, places: list[Path], root: Path, log: FindingLog) -> Split:
@@ -186,13 +202,17 @@ def _list_split(name: str, places: list[Path], root: Path, log: FindingLog) -> S
 def _read_list(place: Path, root: Path, log: FindingLog) -> list[str]:
     """The pictures of a list file, absolute; a relative line is tried below the list's folder, the root and the working directory."""
     paths = []
-    lines = place.read_bytes().removeprefix(BOM).decode("utf-8", "surrogateescape").splitlines()
+    try:
+        content = read_plain(place)
+    except OSError as error:
+        raise DatasetError(f"{place}: cannot be read ({error.strerror}); a list of images belongs here") from None
+    lines = content.removeprefix(BOM).decode("utf-8", "surrogateescape").splitlines()
     for number, line in enumerate(lines, 1):
         line = line.strip()
         if not is_image_name(line):
             continue
         tries = [Path(os.path.abspath(folder / line)) for folder in (place.parent, root, Path.cwd())]
-        found = next((path for path in tries if path.is_file()), None)
+        found = next((path for path in tries if os.path.isfile(path)), None)
         if found:
             paths.append(str(found))
         else:
@@ -233,9 +253,9 @@ def move_yaml(source: Path, places: dict[str, str]) -> str:
     head = yaml.safe_dump(places, sort_keys=False, allow_unicode=True, width=10_000)
     patched = head + _cut_keys(text)
     try:
-        if yaml.safe_load(patched) == wanted:
+        if read_yaml_text(patched)[0] == wanted:
             return patched
-    except yaml.YAMLError:
+    except (yaml.YAMLError, RecursionError):
         pass
     return yaml.safe_dump(wanted, sort_keys=False, allow_unicode=True, width=10_000)
 

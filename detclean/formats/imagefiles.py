@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import glob
+import hashlib
 import os
 import struct
 import threading
 import time
 import warnings
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -18,13 +20,22 @@ import numpy as np
 from PIL import Image
 
 from detclean.boxes import Ints
+from detclean.formats.plainfile import require_plain
 
 # IMG_FORMATS of ultralytics/data/utils.py: what is not in it is not trained on either
 IMAGE_ENDINGS = frozenset(["avif", "bmp", "dng", "heic", "heif", "jp2", "jpeg", "jpg", "mpo", "png", "tif", "tiff", "webp"])
 ORIENTATION_TAG = 274
 SIDEWAYS = (5, 6, 7, 8)  # the EXIF orientations that swap width and height
 TURNED_ALIKE = ("JPEG", "MPO", "PNG", "AVIF")  # formats that are turned as EXIF says whoever reads them
-UNREADABLE = (OSError, ValueError, SyntaxError, TypeError, OverflowError, EOFError, struct.error)  # what Pillow raises for damaged files
+# what Pillow raises for damaged files
+UNREADABLE = (
+    *(OSError, ValueError, SyntaxError, TypeError, ArithmeticError, EOFError, LookupError, RuntimeError),
+    *(MemoryError, struct.error, zlib.error),
+)
+LARGEST = 1 << 30  # pixels; OpenCV reads no more, so no detector saw such a picture, and it is a damaged file that says so
+DENSEST = 10_000  # pixels of a byte, even where all are alike; of a damaged header that says more, gigabytes would be made room for
+LARGE = 40_000_000  # pixels; so many are believed of any file
+LONGEST_NAME = 240  # bytes of a file's name, of the 255 that file systems allow, as endings come to it
 READER_THREADS = 4  # where files must come from the disk four are fastest (11,000 headers a second; 7,000 with one or with eight)
 HEADERS_A_TURN = 64  # of a thread: with one each, handing over costs three times what reading does
 HEADERS_A_TASK = 4096  # of a process
@@ -52,12 +63,24 @@ def list_images(folder: Path) -> list[str]:
 
 def drop_ending(name: str) -> str:
     """`a/b.c.jpg` -> `a/b.c`."""
-    return PurePosixPath(name).with_suffix("").as_posix()
+    path = PurePosixPath(name)
+    return path.with_suffix("").as_posix() if path.name else name
 
 
 def safe_parts(name: str) -> tuple[str, ...]:
-    """The parts of a file's name that stay below a folder they are joined to: without the root and without `..`."""
-    return tuple(part for part in PurePosixPath(name).parts if part not in ("/", "//", ".."))
+    """The parts of a file's name that stay below a folder they are joined to: without the root and without `..`.
+
+    What no file can be called, as a COCO file without pictures may name it, becomes what one can: without zero bytes, and not too long.
+    """
+    return tuple(_shorten(part) for part in PurePosixPath(name.replace("\0", "")).parts if part not in ("/", "//", ".."))
+
+
+def _shorten(part: str) -> str:
+    """The end of a name, with a digest of the whole."""
+    content = part.encode("utf-8", "surrogateescape")
+    if len(content) <= LONGEST_NAME:
+        return part
+    return hashlib.blake2b(content, digest_size=6).hexdigest() + "-" + content[-LONGEST_NAME // 2 :].decode("utf-8", "ignore")
 
 
 def map_in_processes(function: Callable[[T], R], arguments: Sequence[T], workers: int) -> Iterator[R]:
@@ -102,15 +125,25 @@ def _read_headers(paths: Sequence[str]) -> Ints:
 
 def _read_image_size(path: str) -> tuple[int, int]:
     try:
+        require_plain(path)
         with Image.open(path) as image:
             width, height = image.size
+            if min(width, height) <= 0:
+                return 0, 0
             if find_orientation(image) not in SIDEWAYS:
                 return width, height
             if image.format in TURNED_ALIKE:
                 return height, width
+            refuse_claim(width, height, os.path.getsize(path))
         return _decoded_size(path)
     except UNREADABLE:
         return 0, 0
+
+
+def refuse_claim(width: int, height: int, size: int) -> None:
+    """Raises ValueError where a header says more pixels than a file of `size` bytes can hold, before room is made for them."""
+    if width * height > min(LARGEST, max(LARGE, DENSEST * size)):
+        raise ValueError(f"{width} x {height} pixels are no picture's")
 
 
 def find_orientation(image: Image.Image) -> int:
@@ -124,7 +157,10 @@ def _decoded_size(path: str) -> tuple[int, int]:
     """For the few formats where the versions of OpenCV turn a picture or do not: as the installed one reads it."""
     import cv2
 
-    pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
+    try:
+        pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error:
+        return 0, 0
     return (0, 0) if pixels is None else (pixels.shape[1], pixels.shape[0])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,9 +17,11 @@ import numpy as np
 
 from detclean.boxes import Floats, Ints
 from detclean.errors import DatasetError
+from detclean.formats.plainfile import read_plain
 
 NOT_AS_EXPECTED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)  # what msgspec raises for content it cannot read as a type
 PLAIN_IDS = {int, str}
+HALF_CHARACTER = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")  # two of them, the one after the other, are a whole one
 Encoded: TypeAlias = bytes | msgspec.Raw  # a value as it stands in a file
 
 
@@ -43,7 +46,7 @@ def decode_as(content: Encoded, layout: Any) -> Any:
 def read_bytes(path: Path) -> bytes:
     """A file's content. Raises DatasetError where it cannot be read."""
     try:
-        return path.read_bytes()
+        return read_plain(path)
     except OSError as error:
         raise DatasetError(f"{path}: cannot be read ({error.strerror}); name an existing JSON file") from None
 
@@ -56,13 +59,21 @@ def load_json(path: Path) -> Any:
     except NOT_AS_EXPECTED:
         pass  # the slower reader accepts NaN, and knows the line of what it does not accept
     try:
-        return json.loads(content)
+        document = json.loads(content)
     except json.JSONDecodeError as error:
         raise DatasetError(f"{path}:{error.lineno}: is not valid JSON ({error.msg}, column {error.colno}); write the file again") from None
     except (UnicodeDecodeError, RecursionError):
         raise DatasetError(f"{path}: is not valid JSON in UTF-8; write the file again") from None
     except ValueError as error:  # Python reads no integer of more than 4,300 digits
         raise DatasetError(f"{path}: holds a number that is none ({error}); correct it") from None
+    for found in HALF_CHARACTER.finditer(content):
+        try:
+            json.dumps(document, ensure_ascii=False).encode()
+        except (UnicodeEncodeError, RecursionError):
+            line = content.count(b"\n", 0, found.start()) + 1
+            raise DatasetError(f"{path}:{line}: holds half of a character ({found[0].decode()}); write the text again") from None
+        break
+    return document
 
 
 def split_document(path: Path, lists: Sequence[str]) -> tuple[dict[str, Encoded], dict[str, list[Encoded]]]:

@@ -10,11 +10,12 @@ from typing import TypeVar
 import numpy as np
 import polars as pl
 
-from detclean.boxes import Floats
+from detclean.boxes import Floats, Mask
 from detclean.dataset import Dataset, Edit, Finding, Severity
 
 T = TypeVar("T")
 
+FARTHEST = 1e9  # px: no picture reaches so far, and squares of what is smaller stay numbers
 FINDINGS_PER_KIND = 50  # as many as a person reads; the rest is only counted
 
 
@@ -54,6 +55,12 @@ def make_unique(names: list[str], ids: list[object]) -> tuple[str, ...]:
         seen.add(chosen)
         unique.append(chosen)
     return tuple(unique)
+
+
+def is_within_reach(xyxy: Floats) -> Mask:
+    """Which boxes (n, 4) lie, in pixels, where pictures can be: with larger numbers areas would be infinite and overlaps none."""
+    near: Mask = np.asarray((np.abs(xyxy) <= FARTHEST).all(axis=1))
+    return near
 
 
 def require(value: T | None) -> T:

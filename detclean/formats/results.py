@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,10 @@ from detclean.dataset import Dataset
 from detclean.errors import DatasetError
 from detclean.formats.imagefiles import drop_ending, list_files
 from detclean.formats.jsonfile import NOT_AS_EXPECTED, as_numbers, decode_as, is_row, load_json, look_up, read_bytes
+from detclean.formats.plainfile import read_plain
+from detclean.formats.records import FARTHEST
 
+MOST_SHARE = 1e6  # of an image's side, from which on a coordinate is none
 COLUMNS = 6  # class cx cy w h confidence
 SCORE_KEYS = ("class_scores", "scores")
 
@@ -31,7 +35,7 @@ def read_detections(predictions: str | Path, dataset: Dataset) -> Boxes:
     path = Path(predictions)
     if path.is_dir():
         return _read_folder(path, dataset)
-    if not path.exists():
+    if not os.path.exists(path):
         raise DatasetError(f"{path}: does not exist; name with predictions= a COCO results file or a folder of YOLO label files")
     return _read_results(path, dataset)
 
@@ -75,7 +79,7 @@ def _read_results(path: Path, dataset: Dataset) -> Boxes:
     image_index = _find_images([record.image_id for record in records], dataset)
     known = np.flatnonzero(image_index >= 0)
     if not len(known):
-        _refuse_strangers(path, f"image_id {records[0].image_id}", f"image_id {dataset.images['image_id'][0]}")
+        _refuse_strangers(path, f"image_id {str(records[0].image_id)[:60]}", f"image_id {dataset.images['image_id'][0]}")
     if len(known) < len(records):
         records = [records[i] for i in known.tolist()]
     xyxy = xywh_to_xyxy(_numbers([record.bbox for record in records], 4, path, "bbox", known))
@@ -113,7 +117,7 @@ def _find_categories(ids: list[Any], dataset: Dataset, path: Path, positions: In
     for i in np.flatnonzero(found < 0)[:1]:
         known = ", ".join(map(str, list(number_of)[:8])) + (", ..." if len(number_of) > 8 else "")
         hint = " (Ultralytics' predictions.json counts from 1: subtract 1)" if dataset.format == "yolo" else ""
-        message = f"category_id {ids[i]} is none of the data set's ({known}); write its own ids{hint}"
+        message = f"category_id {str(ids[i])[:60]} is none of the data set's ({known}); write its own ids{hint}"
         raise DatasetError(f"{path}: record {positions[i]}: {message}")
     return found
 
@@ -127,6 +131,8 @@ def _numbers(rows: list[Any], width: int, path: Path, key: str, positions: Ints)
         raise DatasetError(f"{path}: record {positions[i]}: {key} has to be {wanted}, not {str(rows[i])[:60]}")
     for i in np.flatnonzero(~np.isfinite(numbers).all(axis=1))[:1]:
         raise DatasetError(f"{path}: record {positions[i]}: {key} holds NaN or infinity; leave the record out")
+    for i in np.flatnonzero((np.abs(numbers) > FARTHEST).any(axis=1))[:1]:
+        raise DatasetError(f"{path}: record {positions[i]}: {key} {str(rows[i])[:60]} lies beyond any picture; leave the record out")
     return numbers
 
 
@@ -178,7 +184,11 @@ def _match_files(names: list[str], dataset: Dataset, folder: Path) -> dict[str, 
 
 def _read_rows(path: Path, category_count: int) -> Floats:
     """(n, 6): class cx cy w h confidence."""
-    lines = [line.split() for line in path.read_text(encoding="utf-8-sig", errors="replace").splitlines()]
+    try:
+        text = read_plain(path).decode("utf-8-sig", "replace")
+    except OSError as error:
+        raise DatasetError(f"{path}: cannot be read ({error.strerror}); a readable text file belongs here") from None
+    lines = [line.split() for line in text.splitlines()]
     numbered = [(number, line) for number, line in enumerate(lines, 1) if line]
     for number, line in numbered:
         if len(line) != COLUMNS:
@@ -187,9 +197,11 @@ def _read_rows(path: Path, category_count: int) -> Floats:
     try:
         rows = np.array([line for _, line in numbered], dtype=np.float64).reshape(-1, COLUMNS)
     except ValueError as error:
-        raise DatasetError(f"{path}: holds what is no number ({error}); write the file again") from None
+        raise DatasetError(f"{path}: holds what is no number ({str(error)[:100]}); write the file again") from None
     for i in np.flatnonzero(~np.isfinite(rows).all(axis=1))[:1]:
         raise DatasetError(f"{path}:{numbered[i][0]}: holds NaN or infinity; leave the row out")
+    for i in np.flatnonzero((np.abs(rows[:, 1:5]) > MOST_SHARE).any(axis=1))[:1]:
+        raise DatasetError(f"{path}:{numbered[i][0]}: lies beyond any picture; its numbers are shares of the image: leave the row out")
     category = rows[:, 0]
     for i in np.flatnonzero((category != np.floor(category)) | (category < 0) | (category >= category_count))[:1]:
         message = f"category {category[i]:g}, but the data set names {category_count} (0 to {category_count - 1})"

@@ -8,7 +8,7 @@ import shutil
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
@@ -21,7 +21,8 @@ from detclean.dataset import Dataset, Edit, shorten_path
 from detclean.errors import DatasetError
 from detclean.files import share_image, write_whole
 from detclean.formats.imagefiles import drop_ending, list_files, list_images, read_image_sizes
-from detclean.formats.records import FindingLog, group_by_label_file, require
+from detclean.formats.plainfile import read_plain
+from detclean.formats.records import FindingLog, group_by_label_file, is_within_reach, require
 
 SPLITS = ("train", "val", "test")
 SIDES = ("xmin", "ymin", "xmax", "ymax")
@@ -118,7 +119,7 @@ def _find_files(source: Path, images: str | Path | None) -> _Files:
 
 def _parse(path: Path, shown: str, log: FindingLog) -> ElementTree.Element | None:
     try:
-        root = ElementTree.fromstring(path.read_bytes())
+        root = ElementTree.fromstring(read_plain(path))
     except (ElementTree.ParseError, LookupError, ValueError) as error:
         line = getattr(error, "position", (1, 0))[0]
         log.add("unreadable-annotation-file", "error", f"{shown}:{line}", f"is not valid XML ({error}); correct or remove the file")
@@ -134,13 +135,15 @@ def _parse(path: Path, shown: str, log: FindingLog) -> ElementTree.Element | Non
 def _find_picture(root: ElementTree.Element, stem: str, files: _Files) -> str:
     """The picture of an annotation file, below the folder of pictures: the one of the same name, else the one that the file names."""
     named = (root.findtext("filename") or "").strip()
+    if named.startswith("/") or ".." in PurePosixPath(named).parts:  # where it lay on another machine
+        named = PurePosixPath(named).name
     return files.picture_of.get(stem) or files.picture_of.get(drop_ending(named) if named else "") or named or f"{stem}.jpg"
 
 
 def _read_size(root: ElementTree.Element, path: str | None) -> tuple[int, int]:
     """Width and height as the file says, else as the picture has them; zeros where neither can tell."""
     width, height = (_number(root.findtext(f"size/{side}")) for side in ("width", "height"))
-    if width >= 1 and height >= 1:
+    if 1 <= width < 2**31 and 1 <= height < 2**31:
         return int(width), int(height)
     measured = read_image_sizes([path])[0].tolist() if path is not None else [0, 0]
     return measured[0], measured[1]
@@ -159,6 +162,9 @@ def _read_objects(root: ElementTree.Element, shown: str, log: FindingLog) -> lis
         corners = [_number(bndbox.findtext(side)) for side in SIDES]
         if not np.isfinite(corners).all():
             log.add("not-a-number", "error", where, f"its bndbox holds {[bndbox.findtext(side) for side in SIDES]}; write four numbers")
+            continue
+        if not is_within_reach(np.array([corners])).all():
+            log.add("coordinate-too-large", "error", where, f"its bndbox {corners} lies beyond any picture; correct it")
             continue
         usable.append((position, name, corners))
     return usable

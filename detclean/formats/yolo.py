@@ -17,7 +17,8 @@ from detclean.errors import DatasetError
 from detclean.files import write_whole
 from detclean.formats.datayaml import BOM, Split, label_path_of, list_splits, load_yaml, printable, read_names
 from detclean.formats.imagefiles import drop_ending, is_image_name, list_files, read_image_sizes, safe_parts
-from detclean.formats.records import FindingLog, issue_boxes
+from detclean.formats.plainfile import read_plain
+from detclean.formats.records import FindingLog, is_within_reach, issue_boxes
 
 TOLERANCE = 0.01  # how far outside 0..1 a coordinate may lie before Ultralytics drops the whole picture (verify_image_label)
 DECIMALS = 8  # a box moves by less than 1e-3 pixel even in a picture of 100,000 pixels
@@ -106,6 +107,15 @@ def _read_labels(images: pl.DataFrame, category_count: int, source: Path, log: F
         log.add(
             "not-a-number", "error", where(i), f"`{rows['text'][int(i)].strip()[:60]}` holds what is no number; correct or remove the row"
         )
+    sizes = images.select("width", "height").to_numpy().astype(np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):
+        xyxy = cxcywhn_to_xyxy(boxes, sizes[image_index])
+    near = is_within_reach(xyxy)
+    for i in np.flatnonzero(countable & finite & ~near):
+        log.add(
+            "coordinate-too-large", "error", where(i), f"`{rows['text'][int(i)].strip()[:60]}` lies beyond any picture; correct the row"
+        )
+    finite &= near
     known = (category == np.floor(category)) & (category >= 0) & (category < category_count)
     for i in np.flatnonzero(countable & finite & ~known):
         message = f"category {category[i]:g}, but {source.name} names {category_count} (0 to {category_count - 1})"
@@ -114,12 +124,11 @@ def _read_labels(images: pl.DataFrame, category_count: int, source: Path, log: F
     for i in np.flatnonzero(good & ((boxes < -TOLERANCE) | (boxes > 1 + TOLERANCE)).any(axis=1)):
         log.add("coordinate-out-of-range", "warning", where(i), "a coordinate lies outside 0 to 1; Ultralytics drops the whole image")
 
-    sizes = images.select("width", "height").to_numpy().astype(np.float64)
     count = int(good.sum())
     annotations = Boxes(
         image_index=image_index[good],
         category=category[good].astype(np.int64),
-        xyxy=cxcywhn_to_xyxy(boxes[good], sizes[image_index[good]]),
+        xyxy=xyxy[good],
         annotation_id=np.arange(count),
         is_crowd=np.zeros(count, bool),
     )
@@ -155,8 +164,7 @@ def _read_rows(images: pl.DataFrame, source: Path, log: FindingLog) -> pl.DataFr
 def _read_label_file(label_path: str, image_id: str, source: Path, log: FindingLog) -> bytes:
     """A label file's bytes without its byte-order mark; empty where there is no such file."""
     try:
-        with open(label_path, "rb") as file:
-            content = file.read()
+        content = read_plain(label_path)
     except FileNotFoundError:
         shown = shorten_path(label_path, source)
         log.add("image-without-labels", "note", image_id, f"{shown} does not exist; the image counts as background")
@@ -248,7 +256,7 @@ def write_yolo_issues(dataset: Dataset, issues: pl.DataFrame, folder: Path) -> N
         write_whole(folder / "labels" / f"{place}.txt", "".join(f"{line}\n" for line in lines))
     (folder / "labels").mkdir(parents=True, exist_ok=True)
     write_whole(folder / "issues.txt", "".join(f"{path}\n" for path in paths))
-    write_whole(folder / "classes.txt", "".join(f"{name}\n" for name in dataset.categories))
+    write_whole(folder / "classes.txt", "".join(f"{' '.join(name.split())}\n" for name in dataset.categories))
 
 
 def _name_issue_files(file_names: Sequence[str]) -> list[str]:

@@ -84,7 +84,10 @@ def read_url(url: str) -> str:
     """The path in a picture's address as Label Studio keeps it: that of `?d=`, else the path; percent signs decoded once."""
     if "/local-files/" in url and "?d=" in url:
         return unquote(url.partition("?d=")[2])
-    return unquote(urlsplit(url).path) if "://" in url or url.startswith("/data/") else url
+    try:
+        return unquote(urlsplit(url).path) if "://" in url or url.startswith("/data/") else url
+    except ValueError:  # a host that is none
+        return url
 
 
 def make_unique_names(file_names: Sequence[str]) -> list[str]:

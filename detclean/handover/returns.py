@@ -21,6 +21,7 @@ from detclean.boxes import Boxes, Floats, Ints, Mask, aligned_iou, clip_boxes
 from detclean.edit.changes import read_annotation
 from detclean.edit.decisions import BOX, Decision, Verdict
 from detclean.errors import DatasetError
+from detclean.formats.records import FARTHEST, is_within_reach
 from detclean.handover.names import KnownImages, clean_text, find_image, know_images, make_unique_names
 from detclean.handover.sheet import SIDES, WAS, as_boxes, find_twins, stand
 from detclean.runfolder import Run
@@ -208,7 +209,7 @@ def _place_boxes(run: Run, returned: Returned, index: Ints, notes: list[str]) ->
     rows = returned.boxes.with_columns(image_index=pl.Series(index[returned.boxes["image"].to_numpy()], dtype=pl.Int64))
     rows = rows.filter(pl.col("image_index") >= 0)
     corners = rows.select(SIDES).to_numpy().astype(np.float64).reshape(-1, 4)
-    for i in np.flatnonzero(~np.isfinite(corners).all(axis=1))[:1]:
+    for i in np.flatnonzero(~is_within_reach(corners))[:1]:
         raise DatasetError(f"{returned.path}: {rows['record'][int(i)]}: its box {corners[i].tolist()} is not four numbers; correct it")
     number_of = {clean_text(name).strip(): i for i, name in reversed(list(enumerate(run.dataset.categories)))}
     number_of |= {clean_text(name): i for i, name in enumerate(run.dataset.categories)}
@@ -235,7 +236,7 @@ def _check_sizes(run: Run, returned: Returned, index: Ints) -> None:
     own = returned.images.select("width", "height").to_numpy().astype(np.float64).reshape(-1, 2)
     here = run.dataset.sizes[np.maximum(index, 0)]
     told = (index >= 0) & np.isfinite(own).all(axis=1)
-    wrong = told & ~((own > 0).all(axis=1))
+    wrong = told & ~((own > 0) & (own <= FARTHEST)).all(axis=1)
     both = np.where(told[:, None] & ~wrong[:, None], own, here)
     aspect = np.abs(both[:, 0] * here[:, 1] / (both[:, 1] * here[:, 0]) - 1)
     wrong |= told & (aspect > ASPECT) & (np.abs(both - here) > ROUNDING_PX).any(axis=1)

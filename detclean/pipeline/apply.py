@@ -13,7 +13,7 @@ from detclean.edit.decisions import read_decisions
 from detclean.edit.patch import Applied, apply_in_place, apply_to_copy, undo_newest
 from detclean.errors import DatasetError, StageError
 from detclean.formats import read_dataset
-from detclean.runfolder import Run, open_run
+from detclean.runfolder import Run, open_run, refuse_newer
 from detclean.stages import lock_run
 
 
@@ -51,6 +51,7 @@ def undo_decisions(folder: str | Path) -> Applied:
     """Takes the newest application of a run's decisions back. Raises DatasetError where there is none or a file was changed since."""
     if not (Path(folder) / "summary.json").is_file():
         raise StageError(f"{folder}: is not the folder of a finished run; name the one that was given to apply")
+    refuse_newer(Path(folder))
     with lock_run(Path(folder)):
         return undo_newest(Path(folder))
 

@@ -24,12 +24,12 @@ from detclean.config.sections import Report
 from detclean.dataset import ISSUE_TYPES, open_dataset
 from detclean.distribute import Cluster, open_executor
 from detclean.edit.decisions import FILE_NAME as DECISIONS
-from detclean.files import write_whole
+from detclean.files import settle, write_whole
 from detclean.health import FILE_NAME as HEALTH
 from detclean.health import measure_health, write_health
 from detclean.pipeline import steps
 from detclean.report import write_report
-from detclean.runfolder import Run, open_run, read_table
+from detclean.runfolder import FORMAT, Run, open_run, read_table, refuse_newer
 from detclean.score.answers import compare_with_answers, read_answers
 from detclean.show.progress import Display
 from detclean.stages import Stage, StageResult, lock_run, run_stages
@@ -50,15 +50,16 @@ class RunResult:
 def run_pipeline(config: Config, display: Display) -> RunResult:
     """Everything from the data set to the run folder; stages that are complete and not stale are not repeated."""
     folder = config.folder
+    refuse_newer(folder)
     if config.answers is not None:
         read_answers(config.answers)  # a key that cannot be read should not first be noticed after the training
     with lock_run(folder), find_machines(config, display) as executor:
         results = run_stages(all_stages(config, executor), folder, stage_settings(config), display)
         _publish(results["export"], folder)
-        write_whole(folder / "config.yaml", config_as_yaml(config))  # not before: it has to say what the results beside it came from
+        write_whole(folder / "config.yaml", config_as_yaml(config), settled=True)  # not before: it says what the results came from
         issues = read_table(folder / "issues.parquet")
         summary = _summarise(config, results, issues)
-        write_whole(folder / "summary.json", orjson.dumps(summary, option=orjson.OPT_INDENT_2))
+        write_whole(folder / "summary.json", orjson.dumps(summary, option=orjson.OPT_INDENT_2), settled=True)
         renew_report(folder, display)
     return RunResult(folder, summary, issues)
 
@@ -144,7 +145,7 @@ def _publish(export: StageResult, folder: Path) -> None:
     """The export stage's files at the top of the run folder. A marker, written last, says which export they are."""
     marker = folder / "stages" / "published"
     entries = [entry for entry in sorted(export.folder.iterdir()) if entry.name not in ("seconds.json", "facts.json")]
-    if marker.exists() and marker.read_text() == export.fingerprint and all((folder / entry.name).exists() for entry in entries):
+    if marker.exists() and marker.read_bytes() == export.fingerprint.encode() and all(_is_as_long(folder / e.name, e) for e in entries):
         return
     marker.unlink(missing_ok=True)  # from here until the end the folder may hold files of two exports
     for entry in entries:
@@ -152,15 +153,22 @@ def _publish(export: StageResult, folder: Path) -> None:
         _remove(beside)
         if entry.is_dir():
             shutil.copytree(entry, beside, symlinks=True)
+            settle(beside)
             _remove(place)
         else:
             shutil.copyfile(entry, beside)
+            settle(beside)
         os.replace(beside, place)
     published = {entry.name for entry in entries}
     for name in ("issues.csv", "issues.coco.json", "issues_yolo", "worst.jpg"):  # left by an export with other formats
         if name not in published:
             _remove(folder / name)
-    write_whole(marker, export.fingerprint)
+    write_whole(marker, export.fingerprint, settled=True)
+
+
+def _is_as_long(place: Path, entry: Path) -> bool:
+    """Whether what was published is there still; a file with all its bytes, while people may work in a folder."""
+    return place.is_dir() if entry.is_dir() else place.is_file() and place.stat().st_size == entry.stat().st_size
 
 
 def renew_report(folder: Path, display: Display) -> None:
@@ -217,7 +225,7 @@ def _read_report_settings(folder: Path) -> Report:
 
 def _is_news(folder: Path, marker: str, made: Path, state: list[Any]) -> bool:
     place = folder / "stages" / marker
-    return not (made.exists() and place.exists() and place.read_text() == _digest_state(state))
+    return not (made.exists() and place.exists() and place.read_bytes() == _digest_state(state).encode())
 
 
 def _remember_shown(folder: Path, marker: str, state: list[Any]) -> None:
@@ -252,6 +260,7 @@ def _summarise(config: Config, results: dict[str, StageResult], issues: pl.DataF
     }
     summary: dict[str, Any] = {
         "detclean": __version__,
+        "format": FORMAT,
         "name": config.name,
         "data": str(config.data),
         "split": config.split,
@@ -264,7 +273,8 @@ def _summarise(config: Config, results: dict[str, StageResult], issues: pl.DataF
             "expected_precision": round(float(issues["probability"].to_numpy().mean()), 4) if issues.height else None,
             "per_type": per_type,
         },
-        "cleaned": orjson.loads((folders["export"] / "facts.json").read_bytes()) | {"strategy": config.clean.strategy},
+        "cleaned": orjson.loads((folders["export"] / "facts.json").read_bytes())
+        | config.clean.model_dump(include={"strategy", "min_probability"}),
         "findings": {severity: findings.filter(pl.col("severity") == severity).height for severity in ("error", "warning", "note")},
         "folds": quality["folds"],
         "per_category": quality["per_category"],

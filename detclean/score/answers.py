@@ -12,6 +12,8 @@ import polars as pl
 from detclean.boxes import Boxes, xywh_to_xyxy
 from detclean.dataset import ISSUE_TYPES
 from detclean.errors import DatasetError
+from detclean.formats.plainfile import read_plain
+from detclean.formats.records import FARTHEST
 from detclean.score.matching import match_greedily, overlapping_pairs
 
 SAME_BOX_IOU = 0.9  # an issue accuses this planted annotation: far above what two annotations of one object share, but for copies
@@ -35,16 +37,20 @@ def compare_with_answers(issues: pl.DataFrame, path: Path) -> dict[str, Any]:
 def read_answers(path: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
     """The planted errors and the hard objects of an answer key, each with file_name, issue_type and bbox. Raises DatasetError."""
     try:
-        key = orjson.loads(path.read_bytes())
+        key = orjson.loads(read_plain(path))
         return _entries(key["planted"]), _entries(key["hard"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         remedy = "it should hold planted and hard, each a list of file_name, category, bbox"
-        raise DatasetError(f"{path}: no answer key ({error}); {remedy}") from error
+        raise DatasetError(f"{path}: no answer key ({str(error)[:200]}); {remedy}") from error
 
 
 def _entries(entries: list[dict[str, Any]]) -> pl.DataFrame:
-    if odd := next((entry for entry in entries if len(entry["bbox"]) != 4), None):
-        raise ValueError(f"bbox {odd['bbox']} is not x, y, width, height")
+    if odd := next(
+        (entry for entry in entries if len(entry["bbox"]) != 4 or not all(abs(float(v)) <= FARTHEST for v in entry["bbox"])), None
+    ):
+        raise ValueError(f"bbox {str(odd['bbox'])[:60]} is not x, y, width, height")
+    if odd := next((entry for entry in entries if not isinstance(entry["file_name"], str)), None):
+        raise ValueError(f"file_name {str(odd['file_name'])[:60]} is no text")
     return pl.DataFrame(
         {
             "file_name": pl.Series([entry["file_name"] for entry in entries], dtype=pl.String),

@@ -12,19 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from detclean.formats.imagefiles import TURNED_ALIKE, UNREADABLE, any_size_allowed, find_orientation
+from detclean.formats.imagefiles import LARGE, TURNED_ALIKE, UNREADABLE, any_size_allowed, find_orientation, refuse_claim
+from detclean.formats.plainfile import require_plain
 
 PLAIN_MODES = ("1", "L", "LA", "P", "RGB", "RGBA")  # neither more than 8 bits nor the colours of a printer
 DEEP_MODES = ("I", "F")  # and whatever begins like them
 MOST = 250_000_000  # pixels that are read of a picture, 1 GB; what is larger is read smaller
-LARGEST = 1 << 30  # pixels; OpenCV reads no more, so no detector saw such a picture, and it is a damaged file that says so
-DENSEST = 10_000  # pixels of a byte, even where all are alike; of a damaged header that says more, gigabytes would be made room for
-LARGE = 40_000_000  # pixels; what is larger is read one at a time
 REDUCTIONS = (1, 2, 4, 8)  # of JPEG decoders
 TAILS = (0.1, 99.9)  # percent of a deep picture's values that may be cut at each end
 SAMPLED = 1_000_000  # values from which its range is taken
 BAND = 4_000_000  # values that are stretched at once
-READING_FAILS = (*UNREADABLE, MemoryError)
+READING_FAILS = UNREADABLE
 
 _ALONE = threading.Lock()
 
@@ -37,10 +35,10 @@ def open_photo(path: str, share: float = 1.0) -> Iterator[tuple[Image.Image, flo
     stretched to what the picture uses, or it might be all black or all white. While one of more than LARGE pixels is open, another thread
     that wants such a one waits. Raises READING_FAILS.
     """
+    require_plain(path)
     with any_size_allowed(), Image.open(path) as opened:
         width, height = opened.size
-        if width * height > min(LARGEST, max(LARGE, DENSEST * os.path.getsize(path))):
-            raise ValueError(f"{width} x {height} pixels are no picture's")
+        refuse_claim(width, height, os.path.getsize(path))
         fitting = (by for by in REDUCTIONS if -(-width // by) * -(-height // by) <= MOST)
         share = min(share, 1 / next(fitting, (width * height / MOST) ** 0.5))
         alike = opened.format in TURNED_ALIKE or find_orientation(opened) == 1
