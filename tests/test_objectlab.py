@@ -166,3 +166,10 @@ def test_images_may_lack_boxes_or_detections() -> None:
     scores = compute_objectlab_scores(truth[truth.image_index != 2], found[found.image_index != 5], 8, 5)
     assert np.isfinite(scores.image).all()
     assert np.isfinite(scores.swap[truth.image_index[truth.image_index != 2] != 5]).all()
+
+
+def test_cleanlab_starts_no_pool_of_processes(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that it forgets can wait for itself for ever."""
+    monkeypatch.setattr("multiprocessing.pool.Pool.__init__", lambda *_: pytest.fail("a pool"))
+    asked = compute_objectlab_scores(case[0].annotations, case[1], case[0].image_count, 5, engine="cleanlab")
+    assert asked.image_flag.any()

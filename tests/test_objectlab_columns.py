@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,26 +17,6 @@ from detclean.score.objectlab import ObjectLabScores, compute_objectlab_scores
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 DIGITS = Path(__file__).resolve().parents[1] / "data" / "digits" / "data.yaml"
-
-
-class Here:
-    """Stands for cleanlab's pool of one process, of which it would fork ten a call."""
-
-    def __init__(self, processes: int) -> None:
-        pass
-
-    def starmap(self, function: Callable[..., Any], arguments: Iterable[tuple[Any, ...]]) -> list[Any]:
-        return list(itertools.starmap(function, arguments))
-
-    def close(self) -> None:
-        pass
-
-
-@pytest.fixture(autouse=True, scope="module")
-def no_processes() -> Iterable[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cleanlab.object_detection.filter.Pool", Here)
-        yield
 
 
 def assert_equal(fast: ObjectLabScores, slow: ObjectLabScores) -> None:

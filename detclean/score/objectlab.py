@@ -7,7 +7,9 @@ constants stand at fixed quantiles of the confidences that the category's matche
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import starmap
 from typing import Any, Literal
 
 import numpy as np
@@ -107,6 +109,7 @@ def compute_objectlab_scores(
 def _ask_cleanlab(annotations: Boxes, detections: Boxes, image_count: int, category_count: int) -> BoxScores:
     """What the package itself says; arguments as in `compute_box_scores`."""
     import warnings
+    from unittest.mock import patch
 
     from cleanlab.object_detection.filter import find_label_issues
     from cleanlab.object_detection.rank import (
@@ -120,7 +123,7 @@ def _ask_cleanlab(annotations: Boxes, detections: Boxes, image_count: int, categ
         "labels": [{"bboxes": annotations.xyxy[rows], "labels": annotations.category[rows]} for rows in annotations.by_image(image_count)],
         "predictions": _predictions(detections, image_count, category_count),
     }
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), patch("cleanlab.object_detection.filter.Pool", _Here):
         warnings.simplefilter("ignore")  # empty images divide by zero inside cleanlab
         return BoxScores(
             np.concatenate(compute_swap_box_scores(**arguments)),
@@ -129,6 +132,20 @@ def _ask_cleanlab(annotations: Boxes, detections: Boxes, image_count: int, categ
             np.asarray(get_label_quality_scores(**arguments, verbose=False), dtype=np.float64),
             np.asarray(find_label_issues(**arguments), dtype=bool),
         )
+
+
+class _Here:
+    """In the place of cleanlab's pool of one process, which it closes and forgets: where Python then tidies the pool up in the pool's own
+    thread, that thread waits for itself, and the run for ever."""
+
+    def __init__(self, processes: int) -> None:
+        pass
+
+    def starmap(self, function: Callable[..., Any], arguments: Iterable[Iterable[Any]]) -> list[Any]:
+        return list(starmap(function, arguments))
+
+    def close(self) -> None:
+        pass
 
 
 def _predictions(detections: Boxes, image_count: int, category_count: int) -> list[NDArray[np.object_]]:
