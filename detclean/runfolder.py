@@ -62,11 +62,7 @@ def open_run(folder: str | Path) -> Run:
         raise StageError(f"{folder / 'summary.json'}: is damaged ({error}); repeat the run, complete stages are not repeated") from None
     check_format(folder, summary)
     place = find_stage(folder, summary, "load") / "part"
-    try:
-        dataset = open_dataset(place)
-        _require_whole(dataset)
-    except UNUSABLE as error:
-        raise StageError(f"{place}: is damaged ({_one_line(error)}); remove the folder {place.parent} and repeat the run") from None
+    dataset = read_part(place)
     place = find_stage(folder, summary, "issues") / "issues.parquet"
     issues = read_table(place)
     try:
@@ -74,6 +70,18 @@ def open_run(folder: str | Path) -> Run:
         return Run(folder, summary, dataset, issues.with_columns(issue_id=identify_issues(issues)))
     except UNUSABLE as error:
         raise StageError(f"{place}: is damaged ({_one_line(error)}); remove the folder {place.parent} and repeat the run") from None
+
+
+def read_part(place: Path) -> Dataset:
+    """The data set in a folder of the stage `load`. Raises StageError where it is damaged."""
+    try:
+        for name in ("dataset.json", "images.parquet", "annotations.parquet", "source_rows.parquet"):
+            require_plain(place / name)
+        dataset = open_dataset(place)
+        _require_whole(dataset)
+    except UNUSABLE as error:
+        raise StageError(f"{place}: is damaged ({_one_line(error)}); remove the folder {place.parent} and repeat the run") from None
+    return dataset
 
 
 def _require_whole(dataset: Dataset) -> None:
@@ -119,7 +127,7 @@ def check_format(folder: Path, summary: Any) -> None:
 def refuse_newer(folder: Path) -> None:
     """Raises StageError where a newer version has made a run in this folder; whatever else is there is no matter here."""
     try:
-        summary = orjson.loads((folder / "summary.json").read_bytes())
+        summary = orjson.loads(read_plain(folder / "summary.json"))
     except (OSError, ValueError):
         return
     if isinstance(summary, dict) and type(summary.get("format")) is int:
@@ -130,8 +138,11 @@ def find_stage(folder: Path, summary: dict[str, Any], name: str) -> Path:
     """The folder of a stage of a run. Raises StageError."""
     if not isinstance(summary.get("stages"), dict):
         made = summary.get("detclean", "an older version")
-        raise StageError(f"{folder}: was made by detclean {made}; repeat the run with this version, nothing is trained again")
-    place = folder / "stages" / str(summary["stages"].get(name, name))
+        raise StageError(f"{folder}: was made by detclean {made}; repeat the run with this version, which keeps what it can")
+    called = str(summary["stages"].get(name, name))
+    if called in (".", "..") or Path(called).name != called or "\0" in called:
+        raise StageError(f"{folder / 'summary.json'}: names no stage {name}; repeat the run, complete stages are not repeated")
+    place = folder / "stages" / called
     if not os.path.isdir(place):
         raise StageError(f"{place}: is gone; repeat the run, complete stages are not repeated")
     if (place / SECONDS).exists():
@@ -145,7 +156,7 @@ def read_completion(place: Path) -> float:
     Raises StageError, which names the file and what to do, where one is cut, empty or gone. Stages of older versions did not note lengths.
     """
     try:
-        noted = orjson.loads((place / SECONDS).read_bytes())
+        noted = orjson.loads(read_plain(place / SECONDS))
         seconds, sizes, resumable = float(noted["seconds"]), noted.get("files", {}), noted.get("resumable", False)
         damage = find_damage(place, sizes)
     except (OSError, ValueError, TypeError, KeyError, AttributeError):

@@ -59,7 +59,7 @@ def read_hard(folder: Path) -> pl.DataFrame:
     try:
         return pl.read_csv(path, schema_overrides=SCHEMA, glob=False)
     except (OSError, pl.exceptions.PolarsError) as error:
-        remedy = "repeat the run with this version, nothing is trained again"
+        remedy = "repeat the run with this version, which keeps what it can"
         raise StageError(f"{path}: cannot be read ({str(error).splitlines()[0]}); {remedy}") from None
 
 
