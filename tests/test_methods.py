@@ -1,4 +1,7 @@
-"""The ways to gather evidence besides one detector a fold: loss dynamics, several votes, crops of their own; each a whole tiny run."""
+"""The ways to gather evidence besides one detector a fold: loss dynamics, several votes, crops of their own; each a whole tiny run.
+
+Those that train alike go on in one run folder, so that nothing is trained twice.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,8 @@ import orjson
 import polars as pl
 import pytest
 from tiny import CATEGORIES, environment, make_scenes, write_config, write_model, write_results, write_yolo
+
+from detclean.runfolder import open_run
 
 TRAINING: dict[str, Any] = {
     "model": "tiny-yolo11n.yaml",
@@ -46,12 +51,33 @@ def run(place: Path, name: str, *overrides: str) -> tuple[Path, dict[str, Any]]:
 
 def columns_learnt_from(folder: Path) -> list[set[str]]:
     """The evidence that each judge of annotations was fitted to."""
-    (learnt,) = (folder / "stages").glob("score-*/calibration.json")
+    learnt = open_run(folder).stage("score") / "calibration.json"
     return [set(judge["columns"]) for judge in orjson.loads(learnt.read_bytes())["annotations"]]
 
 
+def test_crops_are_evidence_and_take_over_where_detectors_are_blind(place: Path) -> None:
+    """After two epochs the detectors know no category, and none is known better by its crops: everybody is heard."""
+    folder, summary = run(place, "one", "crops=auto")
+    (judge,) = columns_learnt_from(folder)
+    assert {"crop_same", "crop_neighbours", "crop_influence", "trained_crop_same"} <= judge
+    crops = summary["crops"]
+    assert {entry["category"] for entry in crops["weak"]} <= set(CATEGORIES)
+    assert len(crops["light"]["confident_joint"]) == len(CATEGORIES)
+    assert crops["weak"]  # so a classifier was trained
+    assert len(crops["trained"]["agreement"]) == len(CATEGORIES)
+
+
+def test_both_methods_are_two_judges(place: Path) -> None:
+    folder, summary = run(place, "one", "method=both")
+    assert {"train", "dynamics"} <= set(summary["seconds"])
+    assert len(columns_learnt_from(folder)) == 2
+    before = sorted((folder / "stages").glob("score-*"))
+    folder, _ = run(place, "one", "method=both", "score.dynamics=false")
+    assert len(sorted((folder / "stages").glob("score-*"))) == len(before) + 1
+
+
 def test_loss_dynamics_take_the_place_of_folds(place: Path) -> None:
-    folder, summary = run(place, "loss", "method=loss")
+    folder, summary = run(place, "one", "method=loss")
     assert "train" not in summary["seconds"]
     assert summary["seconds"]["dynamics"] > 1
     (weights,) = (folder / "stages").glob("dynamics-*/weights/*.weights")
@@ -61,14 +87,6 @@ def test_loss_dynamics_take_the_place_of_folds(place: Path) -> None:
     assert {"dynamics_loss_mean", "dynamics_loss_variance", "dynamics_margin_mean", "log_area"} <= dynamics
     assert not any(name.startswith(("raw_", "same_")) for name in dynamics)
     assert pl.read_parquet(folder / "images.parquet")["fold"].unique().to_list() == [0]
-
-
-def test_both_methods_are_two_judges(place: Path) -> None:
-    folder, summary = run(place, "both", "method=both")
-    assert {"train", "dynamics"} <= set(summary["seconds"])
-    assert len(columns_learnt_from(folder)) == 2
-    folder, _ = run(place, "both", "method=both", "score.dynamics=false")
-    assert len(sorted((folder / "stages").glob("score-*"))) == 2
 
 
 def test_several_repeats_vote(place: Path) -> None:
@@ -83,18 +101,6 @@ def test_several_repeats_vote(place: Path) -> None:
     votes = pl.read_csv(folder / "issues.csv")["votes"]
     assert votes.min() >= 0
     assert votes.max() <= 2 + 2  # the probability, cleanlab, and each repeat
-
-
-def test_crops_are_evidence_and_take_over_where_detectors_are_blind(place: Path) -> None:
-    """After two epochs the detectors know no category, and none is known better by its crops: everybody is heard."""
-    folder, summary = run(place, "crops", "crops=auto")
-    (judge,) = columns_learnt_from(folder)
-    assert {"crop_same", "crop_neighbours", "crop_influence", "trained_crop_same"} <= judge
-    crops = summary["crops"]
-    assert {entry["category"] for entry in crops["weak"]} <= set(CATEGORIES)
-    assert len(crops["light"]["confident_joint"]) == len(CATEGORIES)
-    assert crops["weak"]  # so a classifier was trained
-    assert len(crops["trained"]["agreement"]) == len(CATEGORIES)
 
 
 def test_crops_can_be_asked_where_detections_are_brought(place: Path) -> None:
