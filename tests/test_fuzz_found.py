@@ -18,11 +18,11 @@ from tiny import make_coco, make_scenes, write_coco, write_voc, write_yolo
 from detclean.audit import audit_dataset
 from detclean.audit.images import MOST_BYTES, hash_chunk
 from detclean.config import read_config
-from detclean.dataset import Dataset
+from detclean.dataset import Dataset, open_dataset, write_dataset
 from detclean.edit.decisions import FILE_NAME, read_decisions
 from detclean.errors import ConfigError, DatasetError, StageError
-from detclean.formats import read_dataset, read_detections
-from detclean.formats.imagefiles import drop_ending, read_image_sizes, safe_parts
+from detclean.formats import read_dataset, read_detections, write_cleaned
+from detclean.formats.imagefiles import drop_ending, read_image_sizes, refuse_claim, safe_parts
 from detclean.handover.names import read_url
 from detclean.runfolder import read_table
 from detclean.score.answers import read_answers
@@ -39,6 +39,7 @@ YAMLS = {
     "endless keys": ("names: &x {0: *x}", "holds itself"),
     "a date that is none": ("names: 2026-99-99", "a value that is none"),
     "more names than memory": ("nc: 999999999", "no whole number up to 100,000"),
+    "half of a character": ('names: [a, "\\ud800"]', "line 2 holds half of a character"),
     "a number of 5,000 digits": ("nc: '" + "9" * 5000 + "'", "no whole number"),
     "keys of 900 digits": ("names: {'" + "9" * 900 + "': a}", "names has the keys"),
 }
@@ -180,7 +181,7 @@ def test_names_of_files_that_cannot_be() -> None:
 
 
 def test_damaged_headers_and_bombs_take_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fuzz_pictures import make_pictures
+    from fuzzing.pictures import make_pictures
 
     lies = {
         name: content for name, content in make_pictures().items() if name.startswith(("lie0", "lie3", "bomb")) and not name.endswith("jpg")
@@ -196,7 +197,7 @@ def test_damaged_headers_and_bombs_take_no_memory(tmp_path: Path, monkeypatch: p
 
 
 def test_odd_pictures_are_read_or_told(tmp_path: Path) -> None:
-    from fuzz_pictures import make_pictures
+    from fuzzing.pictures import make_pictures
 
     for name, content in make_pictures().items():
         if name != "bomb.png":
@@ -257,3 +258,79 @@ def test_merged_keys_are_no_repeated_keys(tmp_path: Path) -> None:
     assert read_config(tmp_path / "c.yaml").folds.k == 3
     (tmp_path / "c.yaml").write_text("data: data\nmodel: x.pt\nfolds: {<<: {k: 3}, k: 4}\n")
     assert read_config(tmp_path / "c.yaml").folds.k == 4
+
+
+@pytest.mark.parametrize("kind", ["yolo", "voc"])
+def test_folders_and_pipes_that_are_called_like_pictures_are_not_copied(tmp_path: Path, kind: str) -> None:
+    source = {"yolo": write_yolo, "voc": write_voc}[kind](tmp_path / "data", SCENES)
+    dataset = read_dataset(source)
+    paths = [Path(path) for path in dataset.images["path"].to_list()]
+    paths[0].unlink()
+    paths[0].mkdir()
+    pipe(paths[1])
+    folder = paths[2].parent / "folder.jpg"
+    folder.mkdir()
+    write_cleaned(read_dataset(source), (), tmp_path / "cleaned", copy_images=True)
+    copied = {path.name for path in (tmp_path / "cleaned").rglob("*.png")} | {path.name for path in (tmp_path / "cleaned").rglob("*.jpg")}
+    assert paths[2].name in copied
+    assert not {paths[0].name, paths[1].name, "folder.jpg"} & copied
+
+
+def test_the_whole_file_system_is_no_folder_of_images(tmp_path: Path) -> None:
+    path = tmp_path / "data.yaml"
+    for name in ("/", "../" * 40):
+        path.write_text(f"train: {name}\nnames: [a]\n")
+        with pytest.raises(DatasetError, match=r"data.yaml: train: .* is the whole file system; name the folder"):
+            read_dataset(path)
+
+
+def test_a_bomb_is_told_by_how_much_it_says_to_unfold_to() -> None:
+    refuse_claim(6000, 6000, 1)  # so many pixels are believed of any file
+    refuse_claim(30_000, 30_000, 900_000)
+    for size in (1, 109_445, 899_999):  # the second is of a PNG that holds all these pixels, of one colour
+        with pytest.raises(ValueError, match="30000 x 30000 pixels are no picture's"):
+            refuse_claim(30_000, 30_000, size)
+    with pytest.raises(ValueError, match="no picture's"):
+        refuse_claim(40_000, 40_000, 10**12)
+
+
+def test_an_override_that_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("data: x\n")
+    with pytest.raises(ConfigError, match=r"command line: 'name=\\udcff' holds what is no text in UTF-8"):
+        read_config(tmp_path / "c.yaml", ["name=\udcff"])
+
+
+def test_names_that_are_no_text_are_told_as_far_as_they_are(tmp_path: Path) -> None:
+    folder = write_voc(tmp_path / "voc", SCENES)
+    picture = Path(read_dataset(folder).images["path"][0])
+    os.rename(picture, os.fsencode(picture.parent) + b"/\xff.png")
+    dataset = read_dataset(folder)
+    assert [finding.where for finding in dataset.findings if finding.kind == "image-without-labels"] == ["\\udcff.png"]
+    (tmp_path / "stage").mkdir()
+    write_dataset(dataset, tmp_path / "stage")
+    assert open_dataset(tmp_path / "stage").findings == dataset.findings
+
+
+def test_half_a_character_as_bytes_is_told_with_its_line(tmp_path: Path) -> None:
+    document = make_coco(SCENES)
+    document["annotations"][0]["image_id"] = "\ud800"
+    (tmp_path / "a.json").write_bytes(json.dumps(document, ensure_ascii=False, indent=1).encode("utf-8", "surrogatepass"))
+    with pytest.raises(DatasetError, match=r"a.json:\d+: holds half of a character \(.xed.xa0.x80\)"):
+        read_dataset(tmp_path / "a.json", "none")
+
+
+@pytest.mark.parametrize("identity", ["-9223372036854775809", "18446744073709551615", "1e308", "NaN"])
+def test_ids_of_categories_that_64_bits_do_not_hold(tmp_path: Path, identity: str) -> None:
+    document = make_coco(SCENES)
+    document["categories"][0]["id"] = "@"
+    (tmp_path / "a.json").write_text(json.dumps(document).replace('"@"', identity))
+    with pytest.raises(DatasetError, match=r"a.json: categories\[0\] has the id .*, which 64 bits do not hold"):
+        read_dataset(tmp_path / "a.json", "none")
+
+
+@pytest.mark.parametrize("line", ["lr0: 1e999", "lr0: .nan", "batch: .inf", "mosaic: [.inf]"])
+def test_numbers_that_no_configuration_can_hold(tmp_path: Path, line: str) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "c.yaml").write_text(f"data: data\nmodel: x.pt\ntrain:\n  {line}\n")
+    with pytest.raises(ConfigError, match=rf"c.yaml:4: train.{line.split(':')[0]} is .*, but should be"):
+        read_config(tmp_path / "c.yaml")

@@ -23,6 +23,7 @@ from detclean.formats.imagefiles import (
     UNREADABLE,
     any_size_allowed,
     find_orientation,
+    open_image,
     read_image_sizes,
     refuse_claim,
 )
@@ -172,7 +173,7 @@ def _hash_image(path: Path) -> tuple[Any, ...]:
         return None, None, None, None, f"cannot be read ({error.strerror or error})", False, None
     digest = hashlib.blake2b(content, digest_size=16).hexdigest()
     try:
-        image = Image.open(io.BytesIO(content))
+        image = open_image(io.BytesIO(content))
         width, height = image.size
     except UNREADABLE:
         return digest, None, None, None, "is no image that Pillow can open", False, None

@@ -138,6 +138,10 @@ def _repeated_keys(node: yaml.Node) -> Iterator[yaml.Node]:
 
 def _apply_override(values: dict[str, Any], override: str) -> tuple[str, ...]:
     """Puts `train.epochs=20` into `values` and answers where: ("train", "epochs")."""
+    try:
+        override.encode()
+    except UnicodeEncodeError:
+        raise ConfigError(f"command line: {override!r} holds what is no text in UTF-8; write it, and what it names, in UTF-8") from None
     name, equals, text = override.partition("=")
     keys = tuple(name.split("."))
     if not equals or not name or not text or not all(keys) or any(part != part.strip() for part in (name, text)):

@@ -5,11 +5,12 @@ Each field's description says what its value should be; the error for a wrong va
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
 
 from detclean.dataset import ISSUE_TYPES
 
@@ -22,7 +23,7 @@ AutoCount = Literal["auto"] | Annotated[int, Field(ge=1)]
 class Section(BaseModel):
     """What all parts of the configuration have in common."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
 
 class Folds(Section):
@@ -46,11 +47,23 @@ class Folds(Section):
         return value
 
 
+def _require_finite(value: JsonValue) -> JsonValue:
+    """Raises ValueError where a number among the values is infinite or none, which no JSON can hold."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("not finite")
+    for part in value if isinstance(value, list) else value.values() if isinstance(value, dict) else ():
+        _require_finite(part)
+    return value
+
+
+Finite = Annotated[JsonValue, AfterValidator(_require_finite)]
+
+
 class Train(Section):
     """Arguments of Ultralytics' training. Any other is passed through; the detect room checks the names."""
 
-    model_config = ConfigDict(extra="allow", strict=True, frozen=True)
-    __pydantic_extra__: dict[str, JsonValue] = Field(init=False, description="text, a number, true, false, null or a list of these")
+    model_config = ConfigDict(extra="allow", strict=True, frozen=True, allow_inf_nan=False)
+    __pydantic_extra__: dict[str, Finite] = Field(init=False, description="text, a number, true, false, null or a list of these")
 
     epochs: int = Field(30, ge=1, description="a whole number of at least 1")
     imgsz: int = Field(640, ge=32, description="a whole number of pixels, at least 32")

@@ -198,7 +198,7 @@ def find_source_changes(then: Dataset, now: Dataset, known: Collection[str] = ()
     Categories have to be the same ones in the same order, as edits are written with their numbers.
     """
     if (then.categories, then.category_ids) != (now.categories, now.category_ids):
-        return ["the categories or their numbers: have changed"]
+        return [f"{then.source}: the categories or their numbers: have changed"]
     sizes = [pl.col("image_id").cast(pl.String), "width", "height"]
     images = then.images.select(sizes).join(now.images.select(sizes), on=["image_id", "width", "height"], how="anti")
     found = [f"image {image_id}: is gone or has another size" for image_id in images["image_id"].to_list()]

@@ -6,12 +6,11 @@ they became. It is complete before the first label file is touched, so whatever 
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import stat
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -21,14 +20,26 @@ import orjson
 from detclean import __version__
 from detclean.dataset import Dataset
 from detclean.edit.changes import Change, as_edits, find_source_changes
+from detclean.edit.journal import (
+    COPY,
+    INVENTORY,
+    Mode,
+    PatchFile,
+    Which,
+    digest,
+    home_of,
+    list_caches,
+    list_files,
+    list_patches,
+    read_inventory,
+    read_patch,
+    require_contents,
+)
 from detclean.errors import DatasetError
 from detclean.files import replace_content, settle, write_whole
 from detclean.formats import edit_sources, write_cleaned
 
-Mode = Literal["copy", "in place"]
-COPY = "applied"  # the cleaned copy's folder in the run folder
 HISTORY = "history.jsonl"  # in the patches' folder: every application and every undoing, append-only
-INVENTORY = "copy.json"  # in a patch: every file of the copy that it made
 PICTURES = ("images", "JPEGImages")  # folders of a copy that hold nothing else
 REMEDY = "save those changes elsewhere, put the file back, and try again"
 WRITABLE = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
@@ -50,20 +61,6 @@ class Applied:
     replaced: int = 0
 
 
-@dataclass(frozen=True)
-class _File:
-    """One that a patch writes.
-
-    path: absolute, of a copy's files relative to the run folder. before and after: digests of its content, None where it does not exist.
-    derived: a cache of another tool's.
-    """
-
-    path: str
-    before: str | None
-    after: str | None
-    derived: bool = False
-
-
 # Applying
 
 
@@ -78,18 +75,18 @@ def apply_to_copy(folder: Path, then: Dataset, now: Dataset, changes: Sequence[C
     _show_newest(folder)
     document = _describe(then, changes, "copy", COPY, load)
     standing = _find_patch(folder, "in place")
-    if standing is not None and _read(standing)["load"] == load:
+    if standing is not None and read_patch(standing)["load"] == load:
         raise DatasetError(f"{then.source}: holds edits of apply --in-place; `python -m detclean undo {folder}` takes them back")
     _refuse_changed_source(find_source_changes(then, now))
     newest = _find_patch(folder, "copy")
-    earlier = None if newest is None else _read(newest)
+    earlier = None if newest is None else read_patch(newest)
     if target.is_symlink():
         raise DatasetError(f"{target}: is a link; remove it, so that the copy can be made there")
     fresh, plain, old = (folder / f"{COPY}{what}.partial" for what in ("", ".plain", ".old"))
     for place in (fresh, plain, old):
         shutil.rmtree(place, ignore_errors=True)
     if newest is not None and earlier is not None and target.is_dir():
-        _refuse_foreign(target, orjson.loads((newest / INVENTORY).read_bytes()))
+        _refuse_foreign(target, read_inventory(newest))
         if _same_edits(earlier, document):
             return _applied(newest, known=True)
     write_cleaned(then, as_edits(changes, then), fresh, copy_images=copy_images, final=target)
@@ -120,8 +117,8 @@ def apply_in_place(folder: Path, then: Dataset, now: Dataset, changes: Sequence[
     _show_newest(folder)
     document = _describe(then, changes, "in place", str(then.source), load)
     newest, replaced = _find_patch(folder, "in place"), 0
-    if newest is not None and _read(newest)["load"] == load:
-        earlier, files = _read(newest), _files(newest)
+    if newest is not None and read_patch(newest)["load"] == load:
+        earlier, files = read_patch(newest), list_files(newest)
         _refuse_strangers(files)
         _refuse_changed_source(find_source_changes(then, now, {entry.path for entry in files}))
         if _same_edits(earlier, document):
@@ -154,12 +151,14 @@ def undo_newest(folder: Path) -> Applied:
     if newest is None:
         raise DatasetError(f"{folder}: nothing is applied, so there is nothing to undo")
     undone = _applied(newest)
-    if undone.target.exists():  # a copy that was removed needs no undoing
-        _refuse_strangers(_files(newest))
+    if os.path.exists(undone.target):  # a copy that was removed needs no undoing
+        _refuse_strangers(list_files(newest))
         _bring(newest, "before")
-        if _read(newest)["mode"] == "copy":
-            for cache in (undone.target / "labels").rglob("*.cache"):  # Ultralytics would believe it where a file kept its size
-                cache.unlink()
+        labels = undone.target / "labels"
+        if read_patch(newest)["mode"] == "copy" and not labels.is_symlink():
+            for cache in labels.rglob("*.cache"):  # Ultralytics would believe it where a file kept its size
+                if cache.is_file():
+                    cache.unlink()
     _remove_patch(folder, newest)
     return undone
 
@@ -199,7 +198,7 @@ def _write_patch(
 ) -> Path:
     """The folder of a patch, whole or not at all. contents and caches: path, content before, content after."""
     home = folder / "patches"
-    number = max((int(path.name) for path in _numbered(home)), default=0) + 1
+    number = max((int(path.name) for path in list_patches(folder)), default=0) + 1
     place, partial = home / f"{number:04d}", home / f"{number:04d}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     files = []
@@ -207,7 +206,7 @@ def _write_patch(
         for name, content in (("before", before), ("after", after)):
             if content is not None:
                 write_whole(partial / name / str(i), content)
-        files.append(asdict(_File(path, _digest(before), _digest(after), derived=i >= len(contents))))
+        files.append(asdict(PatchFile(path, digest(before), digest(after), derived=i >= len(contents))))
     if inventory is not None:
         write_whole(partial / INVENTORY, orjson.dumps(inventory))
     text = orjson.dumps(document | {"files": files}, option=orjson.OPT_INDENT_2)
@@ -222,7 +221,7 @@ def _write_patch(
 def _remove_patch(folder: Path, patch: Path) -> None:
     gone = patch.with_name(patch.name + ".partial")
     shutil.rmtree(gone, ignore_errors=True)
-    _remember(patch, "taken back", _read(patch))
+    _remember(patch, "taken back", read_patch(patch))
     os.replace(patch, gone)
     _show_newest(folder)
 
@@ -244,38 +243,15 @@ def _show_newest(folder: Path) -> None:
     newest, shown = _find_patch(folder), folder / "patch.json"
     if newest is None:
         shown.unlink(missing_ok=True)
-    elif (text := (newest / "patch.json").read_bytes()) != _content(shown):
+    elif read_patch(newest) and (text := (newest / "patch.json").read_bytes()) != _content(shown):
         write_whole(shown, text, settled=True)
     for gone in (folder / "patches").glob("*.partial"):
-        shutil.rmtree(gone)
-
-
-def _numbered(home: Path) -> list[Path]:
-    return sorted(path for path in home.glob("*") if path.name.isdigit()) if home.is_dir() else []
+        shutil.rmtree(gone, ignore_errors=True)
 
 
 def _find_patch(folder: Path, mode: Mode | None = None) -> Path | None:
     """The newest patch, or the newest of a mode."""
-    return next((path for path in reversed(_numbered(folder / "patches")) if mode in (None, _read(path)["mode"])), None)
-
-
-def _read(patch: Path) -> dict[str, Any]:
-    try:
-        document: dict[str, Any] = orjson.loads((patch / "patch.json").read_bytes())
-    except (OSError, ValueError) as error:
-        raise DatasetError(f"{patch / 'patch.json'}: cannot be read ({error}); the files as they were lie beside it, in before/") from None
-    return document
-
-
-def _files(patch: Path) -> list[_File]:
-    """The files of a patch, by their absolute paths; those of a copy are found from the run folder, wherever that has moved."""
-    entries = [_File(**entry) for entry in _read(patch)["files"]]
-    return [replace(entry, path=str(_home(patch) / entry.path)) for entry in entries]
-
-
-def _home(patch: Path) -> Path:
-    """The run folder of a patch."""
-    return patch.absolute().parent.parent
+    return next((path for path in reversed(list_patches(folder)) if mode in (None, read_patch(path)["mode"])), None)
 
 
 def _same_edits(a: dict[str, Any], b: dict[str, Any]) -> bool:
@@ -283,28 +259,30 @@ def _same_edits(a: dict[str, Any], b: dict[str, Any]) -> bool:
 
 
 def _applied(patch: Path, known: bool = False, replaced: int = 0) -> Applied:
-    document = _read(patch)
-    return Applied(_home(patch) / document["target"], patch, len(document["edits"]), len(document["files"]), known, replaced)
+    document = read_patch(patch)
+    return Applied(home_of(patch) / document["target"], patch, len(document["edits"]), len(document["files"]), known, replaced)
 
 
 # Files
 
 
-def _bring(patch: Path, which: Literal["before", "after"]) -> None:
+def _bring(patch: Path, which: Which) -> None:
     """Every file of a patch to its content before or after."""
-    for i, entry in enumerate(_files(patch)):
+    files = list_files(patch)
+    require_contents(patch, files, which)
+    for i, entry in enumerate(files):
         path, wanted = Path(entry.path), getattr(entry, which)
         if wanted is None:
             path.unlink(missing_ok=True)
-        elif _digest(_content(path)) != wanted:
+        elif digest(_content(path)) != wanted:
             path.parent.mkdir(parents=True, exist_ok=True)
             replace_content(path, (patch / which / str(i)).read_bytes())
 
 
-def _refuse_strangers(files: Sequence[_File]) -> None:
+def _refuse_strangers(files: Sequence[PatchFile]) -> None:
     """Raises DatasetError where a file is neither as it was before its patch nor as the patch made it."""
     own = [entry for entry in files if not entry.derived]
-    if strange := [entry.path for entry in own if _digest(_content(Path(entry.path))) not in (entry.before, entry.after)]:
+    if strange := [entry.path for entry in own if digest(_content(Path(entry.path))) not in (entry.before, entry.after)]:
         raise DatasetError(f"{_list(strange)}: changed since detclean edited it; nothing was written; {REMEDY}")
 
 
@@ -330,17 +308,13 @@ def _list(names: Sequence[str]) -> str:
     return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
-def _is_whole(files: Sequence[_File]) -> bool:
+def _is_whole(files: Sequence[PatchFile]) -> bool:
     """Whether every file is as its patch made it."""
-    return all(_digest(_content(Path(entry.path))) == entry.after for entry in files if not entry.derived)
+    return all(digest(_content(Path(entry.path))) == entry.after for entry in files if not entry.derived)
 
 
 def _content(path: Path) -> bytes | None:
     return path.read_bytes() if path.is_file() else None
-
-
-def _digest(content: bytes | None) -> str | None:
-    return None if content is None else hashlib.sha256(content).hexdigest()
 
 
 def _take_inventory(folder: Path) -> dict[str, str | None]:
@@ -351,7 +325,7 @@ def _take_inventory(folder: Path) -> dict[str, str | None]:
         pictured = inside.split(os.sep)[0] in PICTURES
         for name in names:
             if not name.endswith(".cache"):
-                inventory[os.path.normpath(os.path.join(inside, name))] = None if pictured else _digest(_content(Path(place, name)))
+                inventory[os.path.normpath(os.path.join(inside, name))] = None if pictured else digest(_content(Path(place, name)))
     return inventory
 
 
@@ -359,5 +333,4 @@ def _find_caches(dataset: Dataset) -> list[Path]:
     """Ultralytics' caches of label folders: they know a label file by its size alone, and an edit that keeps it would not be seen."""
     if dataset.format != "yolo":
         return []
-    folders = {Path(path).parent for path in dataset.images["label_path"].drop_nulls().to_list()}
-    return sorted(cache for folder in folders if folder.name and (cache := folder.with_suffix(".cache")).is_file())
+    return [cache for cache in list_caches(dataset.images["label_path"].drop_nulls().to_list()) if cache.is_file()]

@@ -30,6 +30,7 @@ from detclean.formats.jsonfile import (
 )
 from detclean.formats.records import FindingLog, is_within_reach, issue_boxes, make_unique
 
+SMALLEST_ID, LARGEST_ID = -(1 << 63), (1 << 63) - 1
 FOLDER_PROBES = 200  # file names tried in each folder that may hold the images
 Record = dict[str, Any]
 
@@ -116,6 +117,10 @@ def _read_categories(records: list[Record], source: Path, log: FindingLog) -> li
     for i, record in enumerate(records):
         if not is_id(record.get("id")):
             raise DatasetError(f"{source}: categories[{i}] has no id; give it a number that no other category has")
+        if not isinstance(record["id"], str) and not SMALLEST_ID <= record["id"] <= LARGEST_ID:  # nor is NaN
+            raise DatasetError(
+                f"{source}: categories[{i}] has the id {str(record['id'])[:60]}, which 64 bits do not hold; give it a smaller one"
+            )
         if record["id"] in seen:
             raise DatasetError(f"{source}: categories[{i}] has the id {record['id']} a second time; give it a number of its own")
         seen.add(record["id"])

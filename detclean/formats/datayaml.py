@@ -129,6 +129,8 @@ def list_splits(document: dict[str, Any], source: Path, log: FindingLog) -> list
             raise DatasetError(f"{source}: {name}: {root / absent[0]} does not exist; correct {name} or path")
         if absent:
             log.add("split-missing", "warning", source.name, f"test: {root / absent[0]} does not exist; the data set is read without it")
+        if whole := next((entry for entry, place in places if place and os.path.realpath(place) == os.sep), None):
+            raise DatasetError(f"{source}: {name}: {whole} is the whole file system; name the folder of the images")
         split = _list_split(name, [place for _, place in places if place], root, log)
         if not split.paths and name != "test":
             raise DatasetError(f"{source}: {name}: {root / values[0]} holds no images; correct {name} or path")

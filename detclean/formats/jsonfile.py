@@ -21,7 +21,8 @@ from detclean.formats.plainfile import read_plain
 
 NOT_AS_EXPECTED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)  # what msgspec raises for content it cannot read as a type
 PLAIN_IDS = {int, str}
-HALF_CHARACTER = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")  # two of them, the one after the other, are a whole one
+# two of the first kind, the one after the other, are a whole one; the second kind is no UTF-8, and Python's reader takes it
+HALF_CHARACTER = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}|\xed[\xa0-\xbf][\x80-\xbf]")
 Encoded: TypeAlias = bytes | msgspec.Raw  # a value as it stands in a file
 
 
@@ -71,7 +72,9 @@ def load_json(path: Path) -> Any:
             json.dumps(document, ensure_ascii=False).encode()
         except (UnicodeEncodeError, RecursionError):
             line = content.count(b"\n", 0, found.start()) + 1
-            raise DatasetError(f"{path}:{line}: holds half of a character ({found[0].decode()}); write the text again") from None
+            raise DatasetError(
+                f"{path}:{line}: holds half of a character ({found[0].decode('utf-8', 'backslashreplace')}); write the text again"
+            ) from None
         break
     return document
 

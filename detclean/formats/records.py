@@ -31,7 +31,7 @@ class FindingLog:
         """Notes one finding; arguments as in Finding."""
         self._count[kind] += 1
         if self._count[kind] <= FINDINGS_PER_KIND:
-            self._kept.append(Finding(kind, severity, where, message))
+            self._kept.append(Finding(kind, severity, _as_text(where), _as_text(message)))
 
     def finish(self) -> tuple[Finding, ...]:
         """All findings, those of a kind side by side."""
@@ -42,6 +42,11 @@ class FindingLog:
             if (rest := self._count[kind] - len(group)) > 0:
                 group.append(Finding(kind, group[0].severity, self._source, f"{rest} more findings like this ({kind})"))
         return tuple(finding for group in groups.values() for finding in group)
+
+
+def _as_text(text: str) -> str:
+    """A text as UTF-8 can hold it: names of files may be other bytes, and JSON may hold half of a character."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
 def make_unique(names: list[str], ids: list[object]) -> tuple[str, ...]:

@@ -249,7 +249,7 @@ def _share_pictures(dataset: Dataset, dropped: set[int], folder: Path, copy_imag
     pictures = Path(path.removesuffix(file_name))
     unwanted = {rows[index][0] for index in dropped} - {path for index, (path, _) in enumerate(rows) if index not in dropped}
     for name in list_images(pictures):
-        if str(pictures / name) not in unwanted:
+        if str(pictures / name) not in unwanted and os.path.isfile(pictures / name):  # a folder may be called like a picture
             share_image(pictures / name, folder / name, copy_images)
 
 

@@ -44,6 +44,10 @@ def _count_values(node: yaml.Node, known: dict[int, int], above: set[int]) -> in
     if isinstance(node, yaml.ScalarNode):
         if node.tag == "tag:yaml.org,2002:int" and len(node.value) > LONGEST_NUMBER:
             raise yaml.YAMLError(f"line {node.start_mark.line + 1} holds a number of {len(node.value):,} digits")
+        try:
+            node.value.encode()
+        except UnicodeEncodeError:
+            raise yaml.YAMLError(f"line {node.start_mark.line + 1} holds half of a character; write the text again") from None
         return 1
     if id(node) in above:
         raise yaml.YAMLError(f"line {node.start_mark.line + 1} holds itself, by an alias")

@@ -49,7 +49,8 @@ def write_cleaned_yolo(
         for path, place in zip(split.paths, split.places, strict=True):
             if (twin, path) in dropped:
                 continue
-            share_image(Path(path), out / "images" / twin / place, copy_images)
+            if os.path.isfile(path):  # a folder or a pipe may be called like a picture
+                share_image(Path(path), out / "images" / twin / place, copy_images)
             label_place = out / "labels" / twin / f"{drop_ending(place)}.txt"
             _write_labels(dataset, Path(label_path_of(path)), label_place, edits_of.get((twin, label_path_of(path)), []))
     write_whole(out / "data.yaml", move_yaml(dataset.source, places))

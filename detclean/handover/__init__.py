@@ -19,6 +19,7 @@ from detclean.edit.decisions import DecisionLog, read_decisions
 from detclean.errors import ConfigError, DatasetError
 from detclean.files import write_whole
 from detclean.formats.jsonfile import load_json
+from detclean.formats.plainfile import require_plain
 from detclean.handover.cvat import read_cvat, write_cvat
 from detclean.handover.fiftyone import write_fiftyone
 from detclean.handover.labelstudio import read_labelstudio, write_labelstudio
@@ -41,7 +42,9 @@ DAMAGED = (
     NotImplementedError,
     EOFError,
 )  # what reading a .zip raises
-LARGEST_MEMBER = 1 << 32  # bytes that a file in a .zip may unfold to
+LARGEST_MEMBER = 1 << 30  # bytes that a file in a .zip may unfold to: some four million boxes
+SMALL_MEMBER = 1 << 24  # bytes that it may unfold to however little it is packed
+MOST_FOLDED = 60  # times that a larger one may be smaller when packed; CVAT's XML of 1,489 boxes is 14 times
 
 
 @dataclass(frozen=True)
@@ -181,6 +184,7 @@ def read_returned(path: Path) -> Returned:
     if path.is_dir():
         raise DatasetError(f"{path}: is a folder; name the exported file: {EXPECTED}")
     try:
+        require_plain(path)
         with open(path, "rb") as f:
             head = f.read(1024).lstrip(b"\xef\xbb\xbf \t\r\n")
     except OSError as error:
@@ -211,8 +215,10 @@ def _read_zip(path: Path) -> Returned:
             members = [info for info in archive.infolist() if info.filename.lower().endswith(".xml")]
             if len(members) != 1:
                 raise DatasetError(f"{path}: holds {len(members)} .xml files, not one; unpack it and name {EXPECTED}")
-            if members[0].file_size > LARGEST_MEMBER:
-                raise DatasetError(f"{path}: {members[0].filename} unfolds to {members[0].file_size >> 30} GiB; unpack it and look at it")
+            told, packed = members[0].file_size, members[0].compress_size  # Python unpacks no more than is told
+            if told > LARGEST_MEMBER or told > max(SMALL_MEMBER, MOST_FOLDED * packed):
+                what = f"{members[0].filename!r} unfolds from {packed:,} to {told:,} bytes"
+                raise DatasetError(f"{path}: {what}; unpack it, look at it, and name {EXPECTED}")
             return read_cvat(archive.read(members[0]), path)
     except DAMAGED as error:
         raise DatasetError(f"{path}: cannot be unpacked ({error}); download it again, or unpack it and name its annotations.xml") from None

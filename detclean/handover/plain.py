@@ -27,6 +27,7 @@ from detclean.handover.sheet import SIDES, Sheet
 DECIMALS = 8  # of YOLO's shares
 ATTRIBUTES = ("issue_type", "probability", "reason", "suggestion", "issue_id", "verdict")
 CSV_DECIMALS = 4
+FORMULA = r"^[=+\-@\t\r]"  # what a spreadsheet would compute, be it the name of a picture
 
 
 def share_pictures(sheet: Sheet, places: list[str], folder: Path) -> None:
@@ -185,7 +186,7 @@ def write_yolo_sheet(sheet: Sheet, folder: Path, final: Path) -> None:
         image_id=pl.Series([str(sheet.images["image_id"][i]) for i in owners], dtype=pl.String),
     )
     columns = ["file", "line", "image_id", "annotation_id", "issue_type", "probability", "issue_id", "reason", "suggestion"]
-    flags.select(columns).write_csv(folder / "flags.csv", float_precision=CSV_DECIMALS)
+    as_cells(flags.select(columns)).write_csv(folder / "flags.csv", float_precision=CSV_DECIMALS)
     document = {"path": str(final), "train": "images", "val": "images", "names": dict(enumerate(sheet.categories))}
     write_whole(folder / "data.yaml", yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=10_000))
 
@@ -242,4 +243,10 @@ def write_csv_sheet(issues: pl.DataFrame, decisions: Mapping[str, Decision], fol
         decided_category=pl.Series([None if one is None else one.category for one in decided], dtype=pl.String),
         **sides,
     )
-    table.write_csv(folder / "issues.csv", float_precision=CSV_DECIMALS)
+    as_cells(table).write_csv(folder / "issues.csv", float_precision=CSV_DECIMALS)
+
+
+def as_cells(table: pl.DataFrame) -> pl.DataFrame:
+    """Text that a spreadsheet would take for a formula with an apostrophe before it: names come from whoever made the data set."""
+    text = pl.col(pl.String)
+    return table.with_columns(pl.when(text.str.contains(FORMULA)).then("'" + text).otherwise(text).name.keep())

@@ -12,10 +12,11 @@ import orjson
 import polars as pl
 
 from detclean.boxes import Ints
-from detclean.dataset import ISSUE_TYPES, open_dataset
+from detclean.dataset import ISSUE_TYPES
 from detclean.edit.decisions import read_decisions
 from detclean.errors import StageError
 from detclean.files import write_whole
+from detclean.formats.plainfile import read_plain
 from detclean.health import counts
 from detclean.health.balance import count_categories, find_leaks
 from detclean.health.categories import describe_overlap, list_confusions, rank_categories
@@ -23,7 +24,7 @@ from detclean.health.gathering import find_gatherings
 from detclean.health.groups import Group, Grouping
 from detclean.health.pictures import find_picture_issues, measure_pictures, open_cache
 from detclean.health.remedies import list_problems
-from detclean.runfolder import Run, read_table
+from detclean.runfolder import Run, read_part, read_table
 
 FILE_NAME = "health.json"
 PICTURES_NAMED = 20  # of each kind of picture issue; health.json counts the rest
@@ -44,7 +45,7 @@ def measure_health(
     annotations, candidates, images = (run.table(name) for name in ("annotations", "candidates", "images"))
     heard = counts.hear_people(annotations, candidates, run.issues, read_decisions(run.folder))
     annotations, candidates, decided = heard
-    whole = open_dataset(run.stage("load") / "all")
+    whole = read_part(run.stage("load") / "all")
     duplicates = _read_duplicates(run)
     quality, taken = None, None
     if pictures and whole.images["path"].null_count() < whole.image_count:
@@ -80,7 +81,7 @@ def write_health(run: Run, document: Mapping[str, Any]) -> None:
 def read_health(folder: Path) -> dict[str, Any] | None:
     """What `write_health` wrote; None where there is nothing to read."""
     try:
-        document = orjson.loads((folder / FILE_NAME).read_bytes())
+        document = orjson.loads(read_plain(folder / FILE_NAME))
     except (OSError, ValueError):
         return None
     return document if isinstance(document, dict) and "problems" in document else None

@@ -19,7 +19,7 @@ import polars as pl
 from detclean.audit.cache import Cache
 from detclean.audit.images import to_grey
 from detclean.audit.reading import Chunk, Rows, map_where_it_pays, read_pictures
-from detclean.formats.imagefiles import SIDEWAYS, UNREADABLE, any_size_allowed, find_orientation, refuse_claim
+from detclean.formats.imagefiles import SIDEWAYS, UNREADABLE, any_size_allowed, find_orientation, open_image, refuse_claim
 from detclean.formats.plainfile import require_plain
 
 # px that the longer side keeps at least where a picture is measured smaller: the scores of 120 photographs of 640 x 480 differ by at most
@@ -118,12 +118,11 @@ def _load_properties() -> list[Any]:
 
 
 def _measure(path: Path, properties: list[Any]) -> tuple[Any, ...]:
-    from PIL import Image
 
     empty = (None,) * (len(TABLE) - 2)  # all but the position and the problem
     try:
         require_plain(path)
-        with Image.open(path) as image:
+        with open_image(path) as image:
             width, height = image.size
             refuse_claim(width, height, path.stat().st_size)
             mode, taken = image.mode, _find_date(image)

@@ -13,6 +13,8 @@ from detclean.edit.decisions import read_decisions
 from detclean.edit.patch import Applied, apply_in_place, apply_to_copy, undo_newest
 from detclean.errors import DatasetError, StageError
 from detclean.formats import read_dataset
+from detclean.formats.plainfile import read_plain
+from detclean.formats.yamlfile import read_yaml_text
 from detclean.runfolder import Run, open_run, refuse_newer
 from detclean.stages import lock_run
 
@@ -32,6 +34,8 @@ def apply_decisions(folder: str | Path, *, auto: float | None = None, in_place: 
     labels have changed since the run, StageError where the folder holds no finished run or another process works on it.
     """
     run = open_run(folder)
+    if missing := [name for name in ("data", "split") if not isinstance(run.summary.get(name), str)]:
+        raise StageError(f"{run.folder / 'summary.json'}: does not say {' and '.join(missing)}; repeat the run")
     with lock_run(run.folder):
         changes = find_changes(run.dataset, run.issues, read_decisions(run.folder), auto)
         if not changes.all:
@@ -69,7 +73,9 @@ def _say_nothing(run: Run, strangers: int) -> str:
 def _read_config(folder: Path) -> dict[str, Any]:
     """The run's configuration as it stands; the whole of it need not hold any more, as weights or detections may be gone."""
     try:
-        document: dict[str, Any] = yaml.safe_load((folder / "config.yaml").read_bytes())
-    except (OSError, yaml.YAMLError) as error:
-        raise StageError(f"{folder / 'config.yaml'}: cannot be read ({error}); repeat the run") from None
+        document, _ = read_yaml_text(read_plain(folder / "config.yaml").decode())
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise StageError(f"{folder / 'config.yaml'}: cannot be read ({' '.join(str(error).split())[:200]}); repeat the run") from None
+    if not isinstance(document, dict) or not isinstance(document.get("clean", {}), dict):
+        raise StageError(f"{folder / 'config.yaml'}: is no configuration as detclean writes it; repeat the run")
     return document

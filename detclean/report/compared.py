@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 
 from detclean.edit.decisions import read_decisions
 from detclean.edit.strategies import STRATEGIES, name_state
+from detclean.formats.plainfile import read_plain
 from detclean.measure.comparison import BACKGROUND, rank_strategies, say_verdict
 from detclean.report.drawn import INK, draw_svg, label
 from detclean.report.plots import BLUE, ORANGE, Plot
@@ -54,7 +55,7 @@ class Compared:
 def gather_compared(run: Run) -> Compared | None:
     """What compare/compare.json says; None where there is none that can be read."""
     with suppress(*NO_COMPARISON):
-        document = orjson.loads((run.folder / "compare" / "compare.json").read_bytes())
+        document = orjson.loads(read_plain(run.folder / "compare" / "compare.json"))
         trusted = document.get("trusted")
         narrow = len(document["categories"]) <= WIDEST_CONFUSION
         shown = {name: row for name, row in document["versions"].items() if not row["control_of"]}

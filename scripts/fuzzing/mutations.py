@@ -1,14 +1,10 @@
-"""How a good file is made a bad one: damage to its bytes, to its numbers and texts, to its structure, and to the folder it lies in."""
+"""How a good file is made a bad one: damage to its bytes, to its numbers and texts, and to its structure."""
 
 from __future__ import annotations
 
 import json
-import os
 import random
 import re
-import shutil
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 NAN, INFINITY = float("nan"), float("inf")
@@ -37,77 +33,23 @@ TEXTS = (
         "😀",
         "\u202eabc",
     ),
-    *(
-        "\u0000",
-        "\ud800",
-        "\ufeff",
-        "\u2028",
-        "=1+1",
-        "<script>alert(1)</script>",
-        "&amp;",
-        "{{ 7*7 }}",
-        "%s%n",
-        "${HOME}",
-        "`id`",
-        "~",
-        "~root",
-    ),
+    *("\u0000", "\ud800", "\ufeff", "\u2028", "=1+1", "<script>alert(1)</script>", "&amp;", "{{ 7*7 }}", "%s%n"),
+    *("${HOME}", "`id`", "~", "~root"),
     *("..", ".", "/", "../x.png", "../../../x.png", "../../../../../../x.png", "/x.png", "a/../b", "a//b.png", "C:\\x.png", "a\\b.png"),
     *("nan", "NaN", "Infinity", "1e999", "1,5", "-1", "0", "١٢", "²", "true", "null", "none", "None", "yes", "2026-01-01"),
     *("x" * 260, "é" * 200, "x" * 5000, "a/" * 900 + "b.png"),
 )
 TOKENS = (
-    b"nan",
-    b"NaN",
-    b"inf",
-    b"-Infinity",
-    b"1e308",
-    b"-1e308",
-    b"1e-320",
-    b"-1",
-    b"0",
-    b"1,5",
-    b"9" * 25,
-    b"9" * 5000,
-    b"0x10",
-    b"1_0",
-    b"--1",
-    b"",
-    b"x",
+    *(b"nan", b"NaN", b"inf", b"-Infinity", b"1e308", b"-1e308", b"1e-320", b"-1", b"0", b"1,5"),
+    *(b"9" * 25, b"9" * 5000, b"0x10", b"1_0", b"--1", b"", b"x"),
 )
 JUNK = (
-    b"\x00",
-    b"\xff",
-    b"\xfe\xff",
-    b"\xef\xbb\xbf",
-    b"\r",
-    b"\n",
-    b"\t",
-    b",",
-    b";",
-    b'"',
-    b"'",
-    b"{",
-    b"}",
-    b"[",
-    b"]",
-    b"<",
-    b">",
-    b"&",
-    b"#",
-    b":",
-    b"\\",
-    b"\xe2\x80\xae",
-    b"\xed\xa0\x80",
-    "😀".encode(),
-    b"- ",
-    b"*a",
-    b"&a ",
+    *(b"\x00", b"\xff", b"\xfe\xff", b"\xef\xbb\xbf", b"\r", b"\n", b"\t", b",", b";", b'"', b"'", b"{", b"}", b"[", b"]", b"<", b">"),
+    *(b"&", b"#", b":", b"\\", b"\xe2\x80\xae", b"\xed\xa0\x80", "😀".encode(), b"- ", b"*a", b"&a "),
     b"!!python/object/apply:os.getcwd []",
 )
 NUMBER = re.compile(rb"-?\d+(?:\.\d+)?")
 DEEP, GIANT = 100_000, 300_000
-LINKS = ("itself", "parent", "nowhere", "pair", "device", "pipe", "folder", "empty", "file")
 
 Random = random.Random
 
@@ -246,7 +188,7 @@ def mutate_bytes(rng: Random, content: bytes) -> bytes:
     size = len(content)
     at = rng.randrange(size + 1)
     until = min(size, at + rng.choice((1, 2, 8, 64, 512)))
-    act = rng.randrange(16)
+    act = rng.randrange(18)
     if act == 0 and size:
         return content[: at % size] + bytes([content[at % size] ^ (1 << rng.randrange(8))]) + content[at % size + 1 :]
     if act == 1:
@@ -273,6 +215,8 @@ def mutate_bytes(rng: Random, content: bytes) -> bytes:
         return content[:at] + rng.randbytes(rng.choice((1, 4, 32))) + content[until:]
     if act == 14:
         return rng.choice((b"", b"\x00" * 64, b"\n", b" ", content + content, content[::-1], rng.randbytes(200)))
+    if act in (15, 16):
+        return swap_numbers(rng, content)
     return content[:at] + rng.choice(TEXTS).encode("utf-8", "surrogatepass") + content[at:]
 
 
@@ -285,62 +229,11 @@ def replace_number(rng: Random, content: bytes) -> bytes:
     return content[:start] + rng.choice(TOKENS) + content[stop:]
 
 
-# Files
-
-
-def mutate_folder(rng: Random, folder: Path) -> None:
-    """One change to the files of a folder: a link, a pipe or a folder where a file was, an odd name, the same stem twice, nothing."""
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and not path.is_symlink()]
-    if not files:
-        return
-    path = rng.choice(files)
-    act = rng.randrange(10)
-    if act < 3:
-        rename_oddly(rng, path)
-    elif act == 3:
-        path.unlink()
-    elif act == 4:
-        path.write_bytes(b"")
-    elif act == 5:
-        other = path.with_suffix(rng.choice((".jpg", ".JPG", ".png", ".txt", ".xml", ".bmp")))
-        if not other.exists():
-            shutil.copyfile(path, other)
-    elif act == 6:
-        loop = path.parent / rng.choice(("loop", "loop.jpg", "loop.txt", "loop.xml", "a.b"))
-        if not loop.is_symlink() and not loop.exists():
-            loop.symlink_to(rng.choice((Path("."), Path(".."), loop, folder)))
-    else:
-        path.unlink()
-        put_oddity(rng.choice(LINKS), path)
-
-
-def rename_oddly(rng: Random, path: Path) -> None:
-    """An odd name with the same ending; nothing where no file can be called so."""
-    name = rng.choice(TEXTS).replace("/", "-").replace("\0", "")[:80]
-    target = path.with_name(rng.choice((name + path.suffix, name + path.name, path.stem + name, path.name.upper())))
-    try:
-        path.rename(target)
-    except (OSError, UnicodeError):
-        raw = os.fsencode(path.parent) + b"/\xff\xfe" + os.fsencode(path.suffix)  # not UTF-8
-        os.rename(os.fsencode(path), raw)
-
-
-def put_oddity(kind: str, path: Path) -> None:
-    """What is no plain file, where one was."""
-    makers: dict[str, Callable[[], object]] = {
-        "itself": lambda: path.symlink_to(path.name),
-        "parent": lambda: path.symlink_to(".."),
-        "nowhere": lambda: path.symlink_to("not-there"),
-        "pair": lambda: _point_at_each_other(path, path.with_name(path.name + ".2")),
-        "device": lambda: path.symlink_to("/dev/zero"),
-        "pipe": lambda: os.mkfifo(path),
-        "folder": path.mkdir,
-        "empty": path.touch,
-        "file": lambda: path.write_bytes(b"\x89PNG\r\n\x1a\n"),
-    }
-    makers[kind]()
-
-
-def _point_at_each_other(one: Path, other: Path) -> None:
-    one.symlink_to(other.name)
-    other.symlink_to(one.name)
+def swap_numbers(rng: Random, content: bytes) -> bytes:
+    """Two numbers that stand near each other change places: the left side behind the right one, the id in the place of a coordinate."""
+    found = [match.span() for match in NUMBER.finditer(content[:200_000])]
+    if len(found) < 3:
+        return content
+    first = rng.randrange(len(found) - 2)
+    (a, b), (c, d) = found[first], found[first + rng.choice((1, 2))]
+    return content[:a] + content[c:d] + content[b:c] + content[a:b] + content[d:]

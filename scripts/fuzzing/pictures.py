@@ -7,13 +7,26 @@ import random
 import struct
 import zlib
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from detclean.formats.imagefiles import any_size_allowed
+
 SIDE = 24
+FAR = 200_000  # bytes by which a picture is known again
 LIES = ((50_000, 50_000), (2**31 - 1, 1), (1, 2**31 - 1), (200_000, 200_000), (0, 0), (0, 24), (65_535, 65_535))
+KINDS = {
+    "16-bit": ("deep",),
+    "CMYK": ("cmyk",),
+    "RGBA": ("rgba",),
+    "palette": ("palette", "gif"),
+    "animated": ("animated", "several", "gif"),
+    "EXIF-rotated": ("turned",),
+    "decompression bomb": ("bomb", "lie0", "lie1", "lie2", "lie3"),
+}
 
 
 def _save(image: Image.Image, kind: str, **more: Any) -> bytes:
@@ -112,3 +125,26 @@ def pick_picture(rng: random.Random, plain: bool = False) -> tuple[str, bytes]:
     pictures = make_pictures()
     name = rng.choice(("plain.png", "plain.jpg", "grey.jpg", "turned.jpg")) if plain else rng.choice(list(pictures))
     return "." + name.rpartition(".")[2], pictures[name]
+
+
+def find_kinds(content: bytes) -> set[str]:
+    """Which of KINDS a file is, if it is one of `make_pictures` as it was made."""
+    names = _names().get(content[:FAR], ())
+    return {kind for kind, begins in KINDS.items() if any(name.startswith(begins) for name in names)}
+
+
+def is_cut(content: bytes) -> bool:
+    """Whether a file is the beginning of one of `make_pictures`."""
+    return any(len(content) < len(whole) and whole.startswith(content) for whole in make_pictures().values())
+
+
+@cache
+def _names() -> dict[bytes, tuple[str, ...]]:
+    pictures = make_pictures()
+    return {content[:FAR]: tuple(name for name in pictures if pictures[name] == content) for content in pictures.values()}
+
+
+def list_sides(path: Path) -> tuple[int, int]:
+    """Width and height from a header, as it lies there. Raises OSError or ValueError."""
+    with any_size_allowed(), Image.open(path) as opened:
+        return opened.size
