@@ -25,7 +25,11 @@ REPORTED = (
     "opencv-python",
     "pillow",
 )  # packages, in the report of a bug
-ENVIRONMENT_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EMFILE}  # the machine's, nobody's bug
+ENVIRONMENT_ERRORS = {  # the machine's or the command line's, nobody's bug
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM),
+    *(errno.EIO, errno.ENXIO, errno.ENODEV, errno.EBUSY, errno.ESTALE, errno.ETIMEDOUT, errno.ENOLCK),  # disks, and those of the network
+    *(errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR),
+}
 
 app = typer.Typer(
     name="detclean",
@@ -92,9 +96,8 @@ def check(
         audit = audit_dataset(dataset, workers=os.cpu_count() or 1, progress=lambda done, total: display.advance("images", done, total))
     print_findings(audit.findings, show_all)
     wrong = sum(finding.severity in ("error", "warning") for finding in audit.findings)
-    print(
-        f"\n{data}: {dataset.image_count} images, {len(dataset.annotations)} annotations, {wrong or 'no'} fault{'' if wrong == 1 else 's'}"
-    )
+    told = f"{dataset.image_count} images, {len(dataset.annotations)} annotations, {wrong or 'no'} fault{'' if wrong == 1 else 's'}"
+    print(f"\n{_as_line(data)}: {told}")
     if wrong:
         raise typer.Exit(FAULTS_FOUND)
 
@@ -155,12 +158,15 @@ def review(
     host: Annotated[str, typer.Option(help="The address to listen on; on any but 127.0.0.1 the page needs a token.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="The port, or the next free one.")] = 8377,
     browser: Annotated[bool, typer.Option(help="Open a browser window.")] = True,
+    token: Annotated[bool, typer.Option("--token", help="Ask for a token on 127.0.0.1, too: where others can log in.")] = False,
 ) -> None:
     """Look at the issues one by one and decide, in a browser."""
+    import secrets
+
     from detclean.review import serve
     from detclean.runfolder import open_run
 
-    serve(open_run(run), host=host, port=port, open_browser=browser)
+    serve(open_run(run), host=host, port=port, token=secrets.token_urlsafe(24) if token else None, open_browser=browser)
 
 
 @app.command()
@@ -240,12 +246,16 @@ def compare(
     if seeds < 1:
         raise ConfigError(f"--seeds {seeds}: at least one training of each version is needed")
 
+    from detclean.distribute import refuse_strange_cluster
     from detclean.pipeline.compare import compare_strategies
+    from detclean.runfolder import refuse_links
     from detclean.show.comparison_table import print_comparison
     from detclean.show.progress import open_display
 
     if not (Path(run) / "summary.json").is_file():
         raise ConfigError(f"{run}: is not the folder of a finished run, such as runs/NAME")
+    refuse_links(Path(run))
+    refuse_strange_cluster(Path(run))
     with open_display(Path(run) / "compare" / "run.log") as display:
         result = compare_strategies(run, [name.strip() for name in strategies.split(",") if name.strip()], seeds, display)
     print_comparison(result.document, result.folder)
@@ -287,9 +297,13 @@ def hard(
         print_hard(read_hard(finished.folder), finished.folder, finished.summary.get("per_category") or {})
         return
 
+    from detclean.distribute import refuse_strange_cluster
     from detclean.pipeline.hard import place_ranking, rank_new_images
+    from detclean.runfolder import refuse_links
     from detclean.show.progress import open_display
 
+    refuse_links(Path(run))
+    refuse_strange_cluster(Path(run))
     folder = place_ranking(run, images, out)
     with open_display(folder / "run.log") as display:
         ranking = rank_new_images(run, images, folder, limit, display)
@@ -311,18 +325,28 @@ def answer(arguments: Sequence[str]) -> int:
         status = app(args=list(arguments), prog_name="detclean", standalone_mode=False)
     except (DetcleanError, typer.TyperException) as error:
         hint = "" if isinstance(error, DetcleanError) else "; detclean --help lists what there is"
-        print(f"error: {' '.join(str(error).split()).rstrip('.')}{hint}", file=sys.stderr)
+        words = str(error) if isinstance(error, DetcleanError) else error.format_message()  # which names the option
+        print(f"error: {_as_line(words).rstrip('.')}{hint}", file=sys.stderr)
         return BAD_INPUT
     except Exception as error:
         if isinstance(error, OSError) and error.errno in ENVIRONMENT_ERRORS:
-            print(f"error: {error.filename or 'a file'}: {error.strerror}; mend that, and the same command goes on", file=sys.stderr)
+            words = _as_line(f"{error.filename or 'a file'}: {error.strerror}")
+            print(f"error: {words}; mend that, and the same command goes on", file=sys.stderr)
             return BAD_INPUT
-        words = " ".join(f"{type(error).__name__}: {error}".split())
+        if isinstance(error, MemoryError):
+            print("error: the memory does not suffice; close other programs, or take another machine, and run again", file=sys.stderr)
+            return BAD_INPUT
+        words = _as_line(f"{type(error).__name__}: {error}")
         print(f"error: a bug in detclean: {words} (details: {_write_traceback(arguments)})", file=sys.stderr)
         return BUG
     if status == STOPPED:  # typer's answer to Ctrl-C
         print("\nstopped; the same command goes on from here", file=sys.stderr)
     return int(status or 0)
+
+
+def _as_line(text: str) -> str:
+    """One line that a terminal only shows: names of files and categories may hold escape sequences."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(text.split()))
 
 
 def _write_traceback(arguments: Sequence[str]) -> str:

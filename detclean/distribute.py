@@ -21,10 +21,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import orjson
+import yaml
 
 from detclean.detect.yolo_process import end_job, start_job
 from detclean.errors import ConfigError, DetcleanError, StageError
 from detclean.files import write_whole
+from detclean.formats.plainfile import read_plain
+from detclean.formats.yamlfile import read_yaml_text
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -72,6 +75,18 @@ def open_executor(
         yield cluster
     finally:
         cluster.close()
+
+
+def refuse_strange_cluster(run: Path) -> None:
+    """Raises ConfigError where a run folder, which may be somebody else's, names a cluster: whoever leads it runs what he likes here."""
+    try:
+        document, _ = read_yaml_text(read_plain(run / "config.yaml").decode())
+        kind, address = document["executor"]["kind"], str(document["executor"]["address"])
+    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
+        return  # it names none, or whoever reads it next says what is wrong
+    if kind == "ray" and address not in ("auto", "local", os.environ.get("RAY_ADDRESS")):
+        remedy = f"if that is yours, set RAY_ADDRESS={address} in the environment, else executor.kind to local there"
+        raise ConfigError(f"{run / 'config.yaml'}: executor.address: {address} is a cluster that the run folder names; {remedy}")
 
 
 @dataclass

@@ -94,7 +94,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     [
         ([], "Missing command"),
         (["runn"], "No such command"),
-        (["run"], "Missing parameter: config"),
+        (["run"], "Missing argument 'config'"),
         (["check", "--wrong", "x"], "No such option"),
         (["run", "nowhere.yaml"], "nowhere.yaml: no such file"),
         (["run", "c.yaml", "modle=x"], "command line: unknown key 'modle'; did you mean 'model'?"),

@@ -11,6 +11,7 @@ import pytest
 from tiny import write_model
 
 from detclean.detect.yolo import list_folds, predict_out_of_fold
+from detclean.detect.yolo_settings import prepare
 from detclean.errors import StageError
 
 ROOT = Path(__file__).parents[1]
@@ -19,7 +20,7 @@ import json, pathlib, sys
 import torch
 from ultralytics.data import dataset as ultralytics_dataset
 from ultralytics.nn.tasks import DetectionModel, load_checkpoint
-from detclean.detect.yolo_weights import describe_model, open_weights, save_whole
+from detclean.detect.yolo_weights import check_layout, describe_model, open_weights, save_whole
 from detclean.errors import StageError
 
 place, letters, tiny = map(pathlib.Path, sys.argv[1:])
@@ -74,6 +75,10 @@ attempt("shape.weights", good | {"state": {name: tensor[:1] if tensor.ndim else 
 attempt("newer.weights", good | {"format": 99})
 attempt("empty.weights")
 attempt("absent.weights")
+
+parts = [[-1, 1, "TorchVision", [8, "resnet18", *more]] for more in ([], ["DEFAULT"], ["DEFAULT", True])]
+check_layout({"backbone": parts, "head": []})
+said["parts"] = [part[3] for part in parts]
 
 from detclean.detect import yolo_train
 class Trainer:
@@ -149,6 +154,11 @@ def test_nothing_that_they_say_is_run(said: dict[str, object]) -> None:
     assert said["touched"] is False
 
 
+def test_no_part_of_a_layout_is_fetched(said: dict[str, object]) -> None:
+    """What is not said is Ultralytics' word for pretrained."""
+    assert said["parts"] == [[8, "resnet18", None], [8, "resnet18", None], [8, "resnet18", None, True]]
+
+
 def test_weights_of_an_older_version_are_refused_and_not_opened(tmp_path: Path) -> None:
     from test_detect import FOLDS, make_dataset
 
@@ -158,4 +168,20 @@ def test_weights_of_an_older_version_are_refused_and_not_opened(tmp_path: Path) 
         part.weights(train).with_suffix(".pt").write_bytes(pickle.dumps(Touch(tmp_path / "touched")))
     with pytest.raises(StageError, match=r"fold-0\.pt: is of an older detclean and not opened .*remove the folder .*train-0123456789ab"):
         predict_out_of_fold(dataset, FOLDS, train, tmp_path / "detect", looks=dataset.annotations, predict={}, device="cpu")
+    assert not (tmp_path / "touched").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("evil.pt", "set ULTRALYTICS_SAFE_LOAD=false in the environment if you trust it"), ("evil.yaml", "its activation is")],
+)
+def test_a_model_that_a_configuration_names_is_opened_without_running_what_it_says(tmp_path: Path, name: str, words: str) -> None:
+    """The configuration may be that of somebody else's run folder."""
+    from test_detect import make_dataset
+
+    layout = write_model(tmp_path / "evil.yaml").read_text()
+    (tmp_path / "evil.yaml").write_text(f"activation: open({str(tmp_path / 'touched')!r}, 'w')\n{layout}")
+    (tmp_path / "evil.pt").write_bytes(pickle.dumps(Touch(tmp_path / "touched")))
+    with pytest.raises(StageError, match=words):
+        prepare(make_dataset(tmp_path / "data"), tmp_path / "train", str(tmp_path / name), {"epochs": 1})
     assert not (tmp_path / "touched").exists()

@@ -34,10 +34,16 @@ def save_whole(content: dict[str, Any], path: Path) -> None:
     """Writes what PyTorch can read as plain data, whole or not at all, on disk when this returns."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    with open(beside, "wb") as f:
-        torch.save(content, f)
-        f.flush()
-        os.fsync(f.fileno())  # a power failure must not leave an empty file under the final name
+    try:
+        with open(beside, "wb") as f:
+            torch.save(content, f)
+            f.flush()
+            os.fsync(f.fileno())  # a power failure must not leave an empty file under the final name
+    except (OSError, RuntimeError) as error:
+        beside.unlink(missing_ok=True)  # on a full disk it would be in the way of the next try, which has a name of its own
+        if isinstance(error.__context__, OSError):  # PyTorch's own words for it name a position in the file
+            raise error.__context__ from None
+        raise
     os.replace(beside, path)
 
 
@@ -106,8 +112,8 @@ def check_layout(layout: dict[str, Any]) -> None:
         layer = _find_layer(str(name))
         if not (isinstance(layer, type) and issubclass(layer, torch.nn.Module) and layer.__module__.startswith(LAYERS)):
             raise ValueError(f"it names {str(name)[:40]!r}, which is no layer")
-        if name == "TorchVision" and len(arguments) > 2:  # channels, model, weights to fetch: they are in the state
-            arguments[2] = None
+        if name == "TorchVision":  # channels, model, weights: these are in the state, and would be fetched where nothing is said, too
+            arguments[2:3] = [None]
 
 
 def _find_layer(name: str) -> Any:

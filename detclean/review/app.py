@@ -202,6 +202,8 @@ def make_server(
 
 def open_socket(host: str, port: int) -> socket.socket:
     """A listening socket on the first free of PORTS_TRIED ports. Raises ConfigError."""
+    if not 0 <= port < 1 << 16:
+        raise ConfigError(f"--port {port}: is no port; name one from 1 to 65535, or 0 for any")
     try:
         family = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][0]
     except OSError as error:

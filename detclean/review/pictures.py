@@ -8,7 +8,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from detclean.formats.imagefiles import any_size_allowed, find_orientation
+from detclean.formats.imagefiles import any_size_allowed, find_orientation, open_image
+from detclean.formats.plainfile import require_plain
 from detclean.show.photos import PLAIN_MODES, READING_FAILS, open_photo
 
 SHOWN_AS_THEY_ARE = {"JPEG": "image/jpeg", "MPO": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp", "BMP": "image/bmp"}
@@ -29,7 +30,8 @@ class Picture:
 def read_picture(path: Path) -> Picture | None:
     """A picture for a browser: the file itself where every browser shows it upright, else turned into a JPEG. None where it is none."""
     try:
-        with any_size_allowed(), Image.open(path) as image:
+        require_plain(path)
+        with any_size_allowed(), open_image(path) as image:
             kind, size, plain = image.format or "", image.size, image.mode in PLAIN_MODES and find_orientation(image) == 1
         share = min((LARGEST / (size[0] * size[1])) ** 0.5, LONGEST / max(size), 1.0)
         if kind in SHOWN_AS_THEY_ARE and plain and share == 1:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import html
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +193,17 @@ def _escape(text: str) -> str:
     return re.sub(r"([\\`*|~]|(?<!\w)_|_(?!\w)|!(?=\[)|\](?=[(\[:])|://)", lambda found: "".join(f"\\{c}" for c in found[0]), plain)
 
 
+@contextmanager
+def _own_style() -> Iterator[None]:
+    """Matplotlib as it comes: its settings are looked for in the run folder, where somebody may have put some that run TeX."""
+    from matplotlib import rc_context, rcdefaults
+
+    with rc_context():
+        rcdefaults()
+        yield
+
+
+@_own_style()
 def draw_comparison(document: Mapping[str, Any], path: Path) -> None:
     """One picture: mAP50 of every version with its interval and each seed as a dot, and the differences to the given labels and random."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -207,6 +219,7 @@ def draw_comparison(document: Mapping[str, Any], path: Path) -> None:
     _save(figure, path)
 
 
+@_own_style()
 def draw_confusions(document: Mapping[str, Any], path: Path) -> None:
     """One picture: the confusion matrices of the labels as given and the strategies side by side, each row as shares of what is annotated.
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from detclean.formats.imagefiles import LARGE, TURNED_ALIKE, UNREADABLE, any_size_allowed, find_orientation, refuse_claim
+from detclean.formats.imagefiles import LARGE, TURNED_ALIKE, UNREADABLE, any_size_allowed, find_orientation, open_image, refuse_claim
 from detclean.formats.plainfile import require_plain
 
 PLAIN_MODES = ("1", "L", "LA", "P", "RGB", "RGBA")  # neither more than 8 bits nor the colours of a printer
@@ -36,7 +36,7 @@ def open_photo(path: str, share: float = 1.0) -> Iterator[tuple[Image.Image, flo
     that wants such a one waits. Raises READING_FAILS.
     """
     require_plain(path)
-    with any_size_allowed(), Image.open(path) as opened:
+    with any_size_allowed(), open_image(path) as opened:
         width, height = opened.size
         refuse_claim(width, height, os.path.getsize(path))
         fitting = (by for by in REDUCTIONS if -(-width // by) * -(-height // by) <= MOST)

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from detclean.errors import DetcleanError
+from detclean.files import refuse_following
 
 SECONDS_BETWEEN_LINES = 10.0  # of one task, where the output is no terminal
 LEAST_SECONDS_BETWEEN_LINES = 1.0
@@ -174,9 +175,10 @@ class Display:
 @contextmanager
 def open_display(log_path: Path | None = None, console: Console | None = None) -> Iterator[Display]:
     """A display that writes to standard output, or to `console`, and appends to the log; what ends it is logged, too."""
+    log = None
     if log_path is not None:
         log_path.parent.mkdir(parents=True, exist_ok=True)
-    log = None if log_path is None else open(log_path, "a", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
+        log = open(log_path, "a", encoding="utf-8", errors="backslashreplace", opener=refuse_following)  # noqa: SIM115
     display = Display(console or Console(file=sys.stdout), log)
     try:
         yield display
