@@ -9,8 +9,9 @@ import stat
 from contextlib import suppress
 from pathlib import Path
 
-MANY = 32  # files: more are brought to the disk by one call that waits for the whole machine's, as each on its own takes some milliseconds
+MANY = 32  # files: more are brought to the disk by one call for their file system, as each on its own takes some milliseconds
 SYSTEM_ERROR = re.compile(r"\(os error (\d+)\)")  # as libraries written in Rust end their messages
+PARQUET_MARK = b"PAR1"
 JPEG_ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif")
 
 
@@ -20,11 +21,23 @@ def write_whole(path: Path, content: str | bytes, *, settled: bool = False) -> N
     settled: also after a power failure, which costs some milliseconds; without it such a one may leave an empty file under the name.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".partial")
+    beside = _make_way(path.with_name(path.name + ".partial"))
     beside.write_bytes(content.encode() if isinstance(content, str) else content)
     if settled:
         _settle_one(beside)
     os.replace(beside, path)
+
+
+def _make_way(place: Path) -> Path:
+    """`place`, under which no link lies any more: it would be written through, and a run folder may come from somebody else."""
+    if place.is_symlink():
+        place.unlink()
+    return place
+
+
+def refuse_following(path: str, flags: int) -> int:
+    """An `opener` for what is written to in place: raises OSError where it is a link, which may lead to anything."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 def settle(*places: Path) -> None:
@@ -32,17 +45,33 @@ def settle(*places: Path) -> None:
 
     Links are left alone, and so is what they lead to.
     """
-    found: list[Path] = []
     for place in places:
-        found.append(place)
+        found = [place]
         if place.is_dir() and not place.is_symlink():
             found += [Path(here, name) for here, folders, files in os.walk(place) for name in (*folders, *files)]
         if len(found) > MANY:
-            os.sync()
-            return
-    for path in found:
-        if not path.is_symlink():
-            _settle_one(path)
+            _settle_file_system(place)
+            continue
+        for path in found:
+            if not path.is_symlink():
+                _settle_one(path)
+
+
+def _settle_file_system(place: Path) -> None:
+    """All that is waiting for the file system of a folder: others, a slow share of the network say, are not waited for."""
+    import ctypes
+
+    library = ctypes.CDLL(None, use_errno=True)
+    if not hasattr(library, "syncfs"):  # Linux alone has it
+        os.sync()
+        return
+    handle = os.open(place, os.O_RDONLY)
+    try:
+        if library.syncfs(handle) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), str(place))
+    finally:
+        os.close(handle)
 
 
 def _settle_one(path: Path) -> None:
@@ -75,6 +104,20 @@ def find_damage(folder: Path, sizes: dict[str, int]) -> str | None:
     return None
 
 
+def is_whole(path: Path) -> bool:
+    """Whether a file is there and not cut: Parquet ends in its mark; weights, checkpoints and .npz are zips, whose directory is last."""
+    import zipfile
+
+    if path.suffix != ".parquet":
+        return zipfile.is_zipfile(path)
+    try:
+        with open(path, "rb") as f:
+            f.seek(-len(PARQUET_MARK), os.SEEK_END)
+            return f.read() == PARQUET_MARK
+    except OSError:  # gone, or shorter than its mark
+        return False
+
+
 def as_system_error(error: Exception, place: Path) -> OSError | None:
     """What the system refused below a library's error of its own, such as polars' where a disk is full; None where it is none of that."""
     found = SYSTEM_ERROR.search(str(error))
@@ -86,7 +129,7 @@ def as_system_error(error: Exception, place: Path) -> OSError | None:
 
 def replace_content(path: Path, content: bytes) -> None:
     """New content for a file that is somebody else's: whole or not at all, on disk when this returns, with the mode and owner it had."""
-    beside = path.with_name(path.name + ".partial")
+    beside = _make_way(path.with_name(path.name + ".partial"))
     with open(beside, "wb") as f:
         if path.exists():
             state = path.stat()

@@ -19,6 +19,7 @@ from detclean.files import find_damage
 from detclean.formats.plainfile import read_plain, require_plain
 
 SECONDS = "seconds.json"  # in a complete stage: what it took, and how long its files are; the one file that no fingerprint covers
+WRITTEN_INTO = ("cache", "compare", "handover", "hard", "patches")  # no links; stages/ may be one, to a larger disk
 FORMAT = 2  # of run folders; 1, which had no number, is of versions up to 0.4 and is read: it is only its weights that are not opened
 DIGITS = 12  # of an issue's id: enough that a million issues hardly share one
 # what reading tables raises that are damaged, or not what was written
@@ -61,6 +62,7 @@ def open_run(folder: str | Path) -> Run:
     except ValueError as error:
         raise StageError(f"{folder / 'summary.json'}: is damaged ({error}); repeat the run, complete stages are not repeated") from None
     check_format(folder, summary)
+    refuse_links(folder)
     place = find_stage(folder, summary, "load") / "part"
     dataset = read_part(place)
     place = find_stage(folder, summary, "issues") / "issues.parquet"
@@ -112,6 +114,13 @@ def _require_positions(issues: pl.DataFrame, dataset: Dataset) -> None:
 
 def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:200]
+
+
+def refuse_links(folder: Path) -> None:
+    """Raises StageError where a folder that is written into leads elsewhere: the run may be somebody else's."""
+    for name in WRITTEN_INTO:
+        if (folder / name).is_symlink():
+            raise StageError(f"{folder / name}: is a link, through which nothing is written; put a folder there, or remove it")
 
 
 def check_format(folder: Path, summary: Any) -> None:

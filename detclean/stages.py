@@ -21,8 +21,8 @@ from typing import Any
 import orjson
 
 from detclean.errors import StageError
-from detclean.files import as_system_error, list_sizes, settle, write_whole
-from detclean.runfolder import SECONDS, read_completion
+from detclean.files import as_system_error, list_sizes, refuse_following, settle, write_whole
+from detclean.runfolder import SECONDS, read_completion, refuse_links
 from detclean.show.progress import Display
 
 FINGERPRINT_LENGTH = 12
@@ -114,8 +114,9 @@ def lock_run(folder: Path) -> Iterator[None]:
     Raises StageError where another process holds it.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    refuse_links(folder)
     path = folder / "lock"
-    with open(path, "a+") as lock:
+    with open(path, "a+", opener=refuse_following) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

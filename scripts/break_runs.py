@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from kill_runs import (
+from disturb import (
     FULL,
     RENAMES,
     Place,
@@ -35,18 +35,20 @@ from kill_runs import (
 
 NAMES = (*RENAMES, "unlink", "remove", "rmdir", "mkdir", "symlink")  # calls of the system that change what a folder lists
 
-SIZE = 4 << 20  # bytes of the small file system
+SIZE, LARGER = 4 << 20, 64 << 20  # bytes of the small file system, and of that for a run that trains
 LINES = 1  # that an error may take
 
 
 def refuse_renames(place: Place, most: int) -> Row:
     """No space at a rename: one clear line and status 2; with space again the same command goes on to the same end."""
-    row = Row("run, no space at a rename")
-    for number in spread(count_calls(place.arguments, place.root, RENAMES, place.clear), most):
-        place.clear()
+    row = Row(f"{place.name}, no space at a rename")
+    numbers = spread(count_calls(place.arguments, place.root, RENAMES, place.clear), most)
+    place.clear()
+    for number in numbers:
+        place.ready()
         status, said = finish(place.arguments, place.root, at_call(number, RENAMES, refuse))
-        row.note(f"rename {number}", status != 0, complain(status, said, FULL) or place.end())
-    return row
+        row.strike(place, f"rename {number}", status != 0, complain(status, said, FULL))
+    return row.finish(place)
 
 
 def complain(status: int | None, said: str, wanted: str) -> str | None:
@@ -61,43 +63,47 @@ def complain(status: int | None, said: str, wanted: str) -> str | None:
 
 def fill_disk(place: Place, times: int) -> list[Row]:
     """A run whose folder lies on a small file system with less and less room; only root can make one."""
-    row = Row("run, a file system that is full")
+    row, size = Row(f"{place.name}, a file system that is full"), LARGER if place.trains else SIZE
     disk = place.root / "runs"
     place.clear()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={SIZE}", "none", str(disk)], check=False, capture_output=True)
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(disk)], check=False, capture_output=True)
     if done.returncode:
         print("  no file system could be mounted, so that is left out", flush=True)
         return []
     try:
         finish(place.arguments, place.root)
-        needed = SIZE - shutil.disk_usage(disk).free
+        needed = size - shutil.disk_usage(disk).free
+        place.clear()
         for number in range(times):
-            place.clear()
-            (disk / "ballast").write_bytes(bytes(SIZE - needed * (number + 1) // (times + 1)))
+            place.ready()
+            room = needed * (number + 1) // (times + 1)
+            (disk / "ballast").write_bytes(bytes(size - room))
             status, said = finish(place.arguments, place.root)
-            fault = complain(status, said, FULL)
             (disk / "ballast").unlink()
-            row.note(f"{needed * (number + 1) // (times + 1):,} bytes free", status != 0, fault or place.end())
+            row.strike(place, f"{room:,} bytes of room", status != 0, complain(status, said, FULL))
+        row.finish(place)
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)
     return [row]
 
 
-def take_data(place: Place) -> list[Row]:
+def take_data(place: Place, times: int) -> list[Row]:
     """Half of the pictures, or of the label files, go at a rename: a clear line, or a run on what it had read. Put back, the same end."""
     data, kept = place.root / "data", place.root / "kept"
     shutil.copytree(data, kept)
     rows = []
     for what in ("images", "labels"):
-        row = Row(f"run, half of the {what} removed in the middle")
-        for number in spread(count_calls(place.arguments, place.root, RENAMES, place.clear), 8):
-            place.clear()
+        row = Row(f"{place.name}, half of the {what} removed in the middle")
+        numbers = spread(count_calls(place.arguments, place.root, RENAMES, place.clear), times)
+        place.clear()
+        for number in numbers:
+            place.ready()
             status, said = finish(place.arguments, place.root, at_call(number, RENAMES, taker(data / what / "train")))
             fault = complain(status, said, r"picture|image|label|No such file|\.png|\.txt|data")
             shutil.rmtree(data)
             subprocess.run(["cp", "-a", str(kept), str(data)], check=True)  # with the times they had
-            row.note(f"at rename {number}, status {status}", True, fault or place.end())
-        rows.append(row)
+            row.strike(place, f"at rename {number}, status {status}", True, fault)
+        rows.append(row.finish(place))
     shutil.rmtree(kept)
     return rows
 
@@ -110,11 +116,11 @@ def taker(folder: Path) -> Callable[[str], None]:
     return take
 
 
-def start_twins(place: Place) -> list[Row]:
+def start_twins(place: Place, times: int) -> list[Row]:
     """The second process is turned away in one line that names the first; when the first is dead, however, it is let in."""
     away, dead = Row("run beside another on one run folder"), Row("run after the holder of the lock was killed")
     rng = random.Random(0)
-    for number in range(5):
+    for number in range(times):
         place.clear()
         first = start(place.arguments, place.root)
         while not (place.folder / "lock").exists() or not (place.folder / "lock").read_text():
@@ -145,14 +151,13 @@ def kill_commands(place: Place, most: int) -> list[Row]:
     cases: list[tuple[tuple[tuple[str, ...], ...], tuple[str, ...]]] = [
         ((), ("apply", run)),
         ((), ("apply", run, "--in-place")),
-        ((("apply", run),), ("apply", run, "--auto", "0.3")),
-        ((("apply", run, "--in-place"),), ("apply", run, "--in-place", "--auto", "0.3")),
+        ((("apply", run),), ("apply", run, "--auto", "0.01")),
+        ((("apply", run, "--in-place"),), ("apply", run, "--in-place", "--auto", "0.01")),
         ((("apply", run),), ("undo", run)),
         ((("apply", run, "--in-place"),), ("undo", run)),
         ((), ("export", run, "--to", "coco")),
         ((("export", run, "--to", "yolo"),), ("export", run, "--to", "yolo", "--images", "all")),
         ((), ("health", run)),
-        ((), ("hard", "--run", run)),
     ]
     rows = []
     with _kept(root):
@@ -161,12 +166,19 @@ def kill_commands(place: Place, most: int) -> list[Row]:
     return rows
 
 
+def kill_hard(place: Place, most: int) -> Row:
+    """The same where new images are ranked by the models of a run that trains."""
+    with _kept(place.root):
+        images = str(place.root / "data" / "images" / "val")
+        return _kill_command(place.root, (), ("hard", "--run", str(place.folder), "--images", images), most)
+
+
 def decide(folder: Path) -> None:
     """Accepts every issue that proposes an edit."""
     from detclean.edit.decisions import Decision, DecisionLog
     from detclean.runfolder import open_run
 
-    for issue in open_run(folder).issues.filter(_is_edit()).head(4).iter_rows(named=True):
+    for issue in open_run(folder).issues.filter(_is_edit()).head(2).iter_rows(named=True):
         suggested = tuple(issue[f"suggested_{side}"] for side in ("x1", "y1", "x2", "y2"))
         given = tuple(issue[side] for side in ("x1", "y1", "x2", "y2"))
         xyxy = suggested if issue["suggested_x1"] is not None else given

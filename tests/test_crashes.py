@@ -4,15 +4,22 @@ import errno
 import os
 import re
 import shutil
+import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import orjson
 import polars as pl
 import pytest
 from finished import finish_run
 from rich.console import Console
 
+from detclean.boxes import Boxes
 from detclean.config import read_config
+from detclean.dataset import Dataset
+from detclean.detect.dynamics import record_losses
+from detclean.detect.yolo_process import Silence, describe_end, is_done
 from detclean.edit.decisions import Decision, DecisionLog
 from detclean.errors import DatasetError, StageError
 from detclean.files import as_system_error, list_sizes, settle, write_whole
@@ -134,6 +141,35 @@ def test_of_a_long_stage_only_what_is_missing_is_made_again(tmp_path: Path) -> N
     assert sorted(orjson.loads((folder / "seconds.json").read_bytes())["files"]) == ["fold-0.pt", "fold-1.pt"]
 
 
+def test_what_a_job_left_is_believed_if_it_is_whole(tmp_path: Path) -> None:
+    pl.DataFrame({"a": [1, 2]}).write_parquet(tmp_path / "detections.parquet")
+    with zipfile.ZipFile(tmp_path / "fold-0.weights", "w") as archive:
+        archive.writestr("numbers", bytes(1000))
+    files = [tmp_path / "detections.parquet", tmp_path / "fold-0.weights"]
+    assert is_done("fold 1", files, Silence())
+    assert not is_done("fold 1", [*files, tmp_path / "absent.npz"], Silence())
+    for path in files:
+        content = path.read_bytes()
+        for bad in (content[:-1], content[:3], b""):
+            path.write_bytes(bad)
+            assert not is_done("fold 1", files, Silence())
+            assert not path.exists()
+        path.write_bytes(content)
+    assert is_done("fold 1", files, Silence())
+
+
+def test_damaged_records_of_a_training_are_named(tmp_path: Path) -> None:
+    empty = Dataset(pl.DataFrame(), (), Boxes.empty(), np.empty(0, np.int64), "memory", tmp_path)
+    np.save(tmp_path / "records.npy", np.zeros((2, 3, 6)))
+    (tmp_path / "weights").mkdir()
+    with zipfile.ZipFile(tmp_path / "weights" / "fold-0.weights", "w") as archive:
+        archive.writestr("numbers", bytes(1000))
+    for bad in ((tmp_path / "records.npy").read_bytes()[:-1], b""):
+        (tmp_path / "records.npy").write_bytes(bad)
+        with pytest.raises(StageError, match=rf"^{tmp_path}/records\.npy: is damaged; remove the folder {tmp_path} and repeat the run"):
+            record_losses(empty, Boxes.empty(), tmp_path, model="yolo11n.yaml", train={})
+
+
 # --- power failure -----------------------------------------------------------------------------------------------------------------------
 
 
@@ -160,7 +196,11 @@ def test_a_stage_is_on_disk_before_it_gets_its_name(tmp_path: Path, monkeypatch:
 
 def test_many_files_are_settled_at_once_and_links_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
-    monkeypatch.setattr(os, "sync", lambda: calls.append("sync"))
+    for i in range(40):
+        (tmp_path / "really" / str(i)).mkdir(parents=True)
+    settle(tmp_path / "really")
+    shutil.rmtree(tmp_path / "really")
+    monkeypatch.setattr("detclean.files._settle_file_system", lambda place: calls.append(f"the disk of {place}"))
     monkeypatch.setattr(os, "fsync", lambda handle: calls.append(os.readlink(f"/proc/self/fd/{handle}")))
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     settle(tmp_path)
@@ -169,7 +209,7 @@ def test_many_files_are_settled_at_once_and_links_left_alone(tmp_path: Path, mon
         (tmp_path / str(i)).touch()
     calls.clear()
     settle(tmp_path)
-    assert calls == ["sync"]
+    assert calls == [f"the disk of {tmp_path}"]
 
 
 # --- a full disk -------------------------------------------------------------------------------------------------------------------------
@@ -189,6 +229,13 @@ def test_polars_words_for_a_full_disk_are_the_systems(tmp_path: Path) -> None:
     with open_display(console=Console(quiet=True)) as display, pytest.raises(OSError, match="No space left") as caught:
         run_stages((Stage("a", work),), tmp_path, {}, display)
     assert caught.value.errno == errno.ENOSPC
+
+
+def test_a_child_that_could_not_even_say_so_had_no_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "train.log").write_text("epoch 3\n")
+    assert describe_end(1, tmp_path / "train.log").startswith("epoch 3; see ")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=100))
+    assert describe_end(1, tmp_path / "train.log").startswith("No space left on device (last line: epoch 3); see ")
 
 
 # --- what is applied ---------------------------------------------------------------------------------------------------------------------
@@ -211,4 +258,4 @@ def test_patch_json_is_put_right_after_a_kill_between_the_patch_and_it(root: Pat
     with pytest.raises(DatasetError, match="nothing is applied"):
         undo_decisions(folder)
     assert not (folder / "patch.json").exists()
-    assert not list((folder / "patches").iterdir())
+    assert not list((folder / "patches").glob("0*"))

@@ -154,19 +154,21 @@ def test_pieces_that_are_done_are_kept(tmp_path: Path, monkeypatch: pytest.Monke
     pl.DataFrame({"image_index": range(10)}).write_parquet(folder / "images.parquet")
     pl.DataFrame({"row": range(20), "image_index": [i // 2 for i in range(20)]}).write_parquet(folder / "asked.parquet")
     job = Job("looking", folder, folder / "detections.parquet", {"fold": 0})
-    assert cut_job(job, 16) == [job]
-    pieces = cut_job(job, 2)
+    assert cut_job(job, 16, Silence()) == [job]
+    pieces = cut_job(job, 2, Silence())
     assert [piece.key for piece in pieces] == [f"looking, piece {n}/3" for n in (1, 2, 3)]
     assert all(piece.settings == job.settings for piece in pieces)
     tables = [
         [pl.read_parquet(piece.folder / f"{name}.parquet")["image_index"].to_list() for piece in pieces] for name in ("images", "asked")
     ]
     assert tables == [[[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]], [[i // 2 for i in range(8 * n, min(8 * n + 8, 20))] for n in range(3)]]
-    pieces[1].marker.touch()
     for name in ("images", "asked"):
-        (pieces[1].folder / f"{name}.parquet").unlink()
-    assert cut_job(job, 2) == pieces
-    assert sorted(path.name for path in pieces[1].folder.iterdir()) == ["detections.parquet"]
+        (pieces[1].folder / f"{name}.parquet").rename(pieces[1].folder / f"{'looks' if name == 'images' else 'detections'}.parquet")
+    assert cut_job(job, 2, Silence()) == pieces
+    assert sorted(path.name for path in pieces[1].folder.iterdir()) == ["detections.parquet", "looks.parquet"]
+    pieces[1].marker.write_bytes(pieces[1].marker.read_bytes()[:-1])  # cut by what becomes of disks: it is to be done again
+    assert cut_job(job, 2, Silence()) == pieces
+    assert sorted(path.stem for path in pieces[1].folder.iterdir()) == ["asked", "images", "looks"]
 
 
 # --- what is said without a cluster -------------------------------------------------------------------------------------------------

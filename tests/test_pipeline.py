@@ -239,61 +239,43 @@ def kill_group(process: subprocess.Popen[str]) -> None:
     process.communicate()
 
 
-def test_killed_in_training_and_resumed_it_ends_with_the_same_issues(place: Path, trained: Path) -> None:
-    folder = place / "runs" / "killed"
-    command = ("run", "trained.yaml", "name=killed")
-    process = start_detclean(*command, home=place / "home", cwd=place)
-    wait_for(lambda: epochs_of(folder, 1) != [], process)
-    kill_group(process)
-    assert epochs_of(folder, 0) == list(range(1, EPOCHS + 1))
-    assert 1 <= len(epochs_of(folder, 1)) < EPOCHS
-    assert not (folder / "issues.csv").exists()
-    stages = stage_times(folder)
-    assert {name.split("-")[0] for name in stages} == {"load", "audit", "folds"}
-    (weights,) = (folder / "stages").glob("train-*/weights/fold-0.weights")
-    finished = weights.stat().st_mtime_ns
-
-    done = run(place, *command[1:])
-    assert (done.returncode, done.stderr) == (0, "")
-    for fold in range(2):
-        epochs = epochs_of(folder, fold)
-        assert len(set(epochs)) == len(epochs)  # none was trained twice
-        assert {*epochs, *epochs_of(folder, fold, "start")} == set(range(EPOCHS + 1))
-    (weights,) = (folder / "stages").glob("train-*/weights/fold-0.weights")
-    assert weights.stat().st_mtime_ns == finished
-    assert stages.items() <= stage_times(folder).items()
-    assert (folder / "issues.csv").read_bytes() == (trained / "issues.csv").read_bytes()
-    assert {k: v for k, v in results_of(folder).items() if k != "cleaned/data.yaml"} == {
-        k: v for k, v in results_of(trained).items() if k != "cleaned/data.yaml"
-    }
-
-
 def looked_at(folder: Path) -> list[Path]:
     """The folds whose held-out images have been looked at."""
     return sorted((folder / "stages").glob("detect-*/folds/fold-*/detections.parquet"))
 
 
-def test_killed_in_prediction_and_resumed_it_ends_with_the_same_issues(place: Path, trained: Path) -> None:
-    folder = place / "runs" / "looking"
-    shutil.copytree(trained, folder, symlinks=True)
-    for path in (folder / "stages").iterdir():
-        if path.is_dir() and path.name.split("-")[0] in ("detect", "crops", "score", "issues", "export"):
-            shutil.rmtree(path)
-    (folder / "issues.csv").unlink()
-    before = describe_tree(folder / "stages")
-    process = start_detclean("run", "trained.yaml", "name=looking", home=place / "home", cwd=place)
-    wait_for(lambda: looked_at(folder) != [], process)
+def test_killed_in_training_and_in_looking_side_by_side_or_not_it_ends_with_the_same_issues(place: Path, trained: Path) -> None:
+    """Killed as two folds train side by side, and again as they look; the rest is done one after the other, as all of `trained` was."""
+    folder = place / "runs" / "killed"
+    command = ("run", "trained.yaml", "name=killed")
+    process = start_detclean(*command, "workers=2", home=place / "home", cwd=place)
+    wait_for(lambda: epochs_of(folder, 0) != [] and epochs_of(folder, 1) != [], process)
     kill_group(process)
-    (first,) = looked_at(folder)
-    finished = first.stat().st_mtime_ns
+    stages = stage_times(folder)
+    assert {name.split("-")[0] for name in stages} == {"load", "audit", "folds"}
     assert not (folder / "issues.csv").exists()
 
-    done = run(place, "trained.yaml", "name=looking")
+    process = start_detclean(*command, "workers=2", home=place / "home", cwd=place)
+    wait_for(lambda: looked_at(folder) != [], process)
+    kill_group(process)
+    for fold in range(2):
+        epochs = epochs_of(folder, fold)
+        assert len(set(epochs)) == len(epochs)  # none was trained twice
+        assert {*epochs, *epochs_of(folder, fold, "start")} == set(range(EPOCHS + 1))
+    assert stages.items() <= stage_times(folder).items()
+    (training,) = (folder / "stages").glob("train-*")
+    trainings, looked = describe_tree(training), {path: path.stat().st_mtime_ns for path in looked_at(folder)}
+    assert looked
+    assert not (folder / "issues.csv").exists()
+
+    done = run(place, *command[1:])
     assert (done.returncode, done.stderr) == (0, "")
-    assert looked_at(folder)[0].stat().st_mtime_ns == finished
-    after = describe_tree(folder / "stages")
-    assert {path: state for path, state in before.items() if "/train-" in path}.items() <= after.items()
+    assert describe_tree(training) == trainings
+    assert looked.items() <= {path: path.stat().st_mtime_ns for path in looked_at(folder)}.items()
     assert (folder / "issues.csv").read_bytes() == (trained / "issues.csv").read_bytes()
+    assert {k: v for k, v in results_of(folder).items() if k != "cleaned/data.yaml"} == {
+        k: v for k, v in results_of(trained).items() if k != "cleaned/data.yaml"
+    }
 
 
 def test_changed_prediction_settings_repeat_no_training(place: Path, trained: Path) -> None:

@@ -17,8 +17,8 @@ import polars as pl
 
 from detclean.boxes import Boxes, Floats, Ints, Mask, box_area, write_boxes
 from detclean.dataset import Dataset
-from detclean.detect.yolo import Fold, find_slots, list_folds, share_threads
-from detclean.detect.yolo_process import Display, Executor, Job, Silence, run_jobs
+from detclean.detect.yolo import Fold, find_slots, find_usual_slots, list_folds, share_threads
+from detclean.detect.yolo_process import Display, Executor, Job, Silence, is_done, run_jobs
 from detclean.detect.yolo_settings import prepare, warn_of_code
 from detclean.detect.yolo_view import find_names, write_questions
 from detclean.errors import ConfigError, StageError
@@ -56,7 +56,7 @@ def embed_boxes(
     out, trained = out.resolve(), trained.resolve()
     parts = list_folds(folds)
     jobs = [_job("features", part, out, {"weights": str(part.weights(trained))}) for part in parts]
-    pending = [job for job in jobs if not job.marker.exists()]
+    pending = [job for job in jobs if not is_done(job.key, [job.marker], display)]
     if pending:
         prepared = prepare(dataset, out, jobs[0].settings["weights"], {})
         slots = find_slots(prepared, device, len(parts), workers, executor)
@@ -64,7 +64,8 @@ def embed_boxes(
             display.task(job.key, "image", int((folds[part.repeat] == part.fold).sum()))
             if job in pending:
                 write_questions(dataset, folds[part.repeat] == part.fold, boxes, job.folder)
-        common = {"task": "features", "imgsz": imgsz, "batch": BATCH, "threads": share_threads(slots)}
+        usual = find_usual_slots(prepared, device, len(parts), executor)
+        common = {"task": "features", "imgsz": imgsz, "batch": BATCH, "threads": share_threads(usual)}
         run_jobs(pending, slots, common, display, executor)
     features = _gather(jobs, parts, "features", (len(folds), len(boxes)))
     _tidy(out, parts)
@@ -99,7 +100,7 @@ def classify_crops(
     out = out.resolve()
     parts = list_folds(folds)
     jobs = [_job("probability", part, out, {}) for part in parts]
-    pending = [job for job in jobs if not job.marker.exists()]
+    pending = [job for job in jobs if not is_done(job.key, [job.marker], display)]
     if pending:
         model = _find_crop_model(model)
         warn_of_code(model, {}, display)
@@ -119,7 +120,7 @@ def classify_crops(
             "fliplr": fliplr,
             "seed": seed,
             "category_count": len(dataset.categories),
-            "threads": share_threads(slots),
+            "threads": share_threads(find_usual_slots(prepared, device, len(parts), executor)),
         }
         run_jobs(pending, slots, common, display, executor)
     probability = _gather(jobs, parts, "probability", (len(folds), len(boxes)))

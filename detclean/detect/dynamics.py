@@ -18,8 +18,8 @@ import numpy as np
 
 from detclean.boxes import Boxes, Floats
 from detclean.dataset import Dataset
-from detclean.detect.yolo import Fold, find_slots, share_threads
-from detclean.detect.yolo_process import Display, Executor, Job, Silence, run_jobs
+from detclean.detect.yolo import Fold, find_usual_slots, share_threads
+from detclean.detect.yolo_process import Display, Executor, Job, Silence, is_done, run_jobs
 from detclean.detect.yolo_settings import complete_train, prepare, warn_of_code
 from detclean.detect.yolo_view import find_names, write_fold_lists, write_questions, write_view
 from detclean.errors import StageError
@@ -58,15 +58,26 @@ def record_losses(
     display = display or Silence()
     out = out.resolve()
     place = out / "records.npy"
-    if not place.exists():
-        if not THE_ONE.weights(out).exists():
+    recorded = out / "folds" / THE_ONE.name / "records"
+    trained = is_done(THE_ONE.key, [THE_ONE.weights(out)], display)
+    if not (trained and place.exists()):
+        if not (trained and any(recorded.glob("*.npy"))):
             _train(dataset, boxes, out, model, dict(train), seed, cycles, cycle_epochs, display, executor)
-        epochs = [np.load(path, allow_pickle=False) for path in sorted((out / "folds" / THE_ONE.name / "records").glob("*.npy"))]
+        epochs = [_open(path, out) for path in sorted(recorded.glob("*.npy"))]
         content = io.BytesIO()
         np.save(content, np.stack(epochs), allow_pickle=False)
         write_whole(place, content.getvalue(), settled=True)
+    records = _open(place, out)
     _tidy(out)
-    records: Floats = np.load(place, allow_pickle=False)
+    return records
+
+
+def _open(path: Path, out: Path) -> Floats:
+    """A file of records. Raises StageError where it is damaged: what the model had forgotten by then nobody can ask it again."""
+    try:
+        records: Floats = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise StageError(f"{path}: is damaged; remove the folder {out} and repeat the run, which trains anew") from error
     return records
 
 
@@ -95,7 +106,7 @@ def _train(
         raise StageError(f"{dataset.source.name}: no image has a picture and an annotation, so there is nothing to train on")
     warn_of_code(model, train, display)
     prepared = prepare(dataset, out, model, train)
-    slots = find_slots(prepared, train.get("device"), 1, None, executor)
+    slots = find_usual_slots(prepared, train.get("device"), 1, executor)  # the one that there is
     settings = complete_train(train, dataset, slots, seed, display)
     ordinary = max(1, round(ORDINARY_SHARE * prepared["epochs"]))
     cycle_epochs = cycle_epochs or max(2, round(CYCLE_SHARE * prepared["epochs"]))

@@ -18,7 +18,7 @@ import orjson
 from detclean.boxes import Boxes, Ints, Mask, write_boxes
 from detclean.dataset import Dataset
 from detclean.detect.crops import BATCH, CROP_MODEL, CROP_SIDE, SOME_DETECTOR
-from detclean.detect.yolo import find_slots, share_threads
+from detclean.detect.yolo import find_slots, find_usual_slots, share_threads
 from detclean.detect.yolo_process import Display, Job, Silence, run_jobs
 from detclean.detect.yolo_settings import WEIGHTS, complete_predict, complete_train, prepare
 from detclean.detect.yolo_view import find_names, write_fold_lists, write_questions, write_view
@@ -118,14 +118,16 @@ def probe_training(
     prepared = prepare(dataset, out, model, train)
     prepare_seconds = time.monotonic() - begin
     slots = find_slots(prepared, train.get("device"), jobs, workers, None)
-    settings = complete_train(train, dataset, slots, 0, display)
+    usual = find_usual_slots(prepared, train.get("device"), jobs, None)
+    settings = complete_train(train, dataset, usual, 0, display)
     on_cpu, close = slots[0] == "cpu", int(settings.get("close_mosaic", 10)) if float(settings.get("mosaic", 1.0)) > 0 else 0
     common = {
         "task": "probe",
         "train": settings | {"model": prepared["model"]},
         "epochs": prepared["epochs"],
         "images": max(1, round(dataset.image_count * share)),
-        "phases": _list_phases(len(slots), share_threads(slots), on_cpu, bool(close)),
+        "threads": share_threads(usual),
+        "phases": _list_phases(len(slots), share_threads(usual), on_cpu, bool(close)),
         "looks": ["prediction", *(["features"] if features else []), *(["crops"] if crops else [])],
         # The boxes asked about stand for detections as well: a model of a few batches would give none or far too many.
         "predict": complete_predict(predict) | {"max_det": 1},
@@ -171,7 +173,8 @@ def probe_crops(
     prepared = prepare(dataset, out, SOME_DETECTOR, {})
     prepare_seconds = time.monotonic() - begin
     slots = find_slots(prepared, device, jobs, workers, None)
-    answers, ended = _run(sample, boxes, out, slots, {"task": "probe", "looks": ["crops"]}, True, display)
+    threads = share_threads(find_usual_slots(prepared, device, jobs, None))
+    answers, ended = _run(sample, boxes, out, slots, {"task": "probe", "looks": ["crops"], "threads": threads}, True, display)
     return Probe(
         slots=len(slots),
         device=slots[0],
@@ -243,7 +246,6 @@ def _run(
         "seed": 0,
         "meeting": str(out / "meeting"),
         "children": len(slots),
-        "threads": share_threads(slots),
         "batch": BATCH,
         "categories": sample.categories,
         "crop_training": {"model": CROP_MODEL, "imgsz": CROP_SIDE, "fliplr": 0.5, "category_count": len(sample.categories)},

@@ -20,8 +20,8 @@ import polars as pl
 from detclean.boxes import Boxes, Floats, Ints, Mask, read_boxes
 from detclean.dataset import Dataset
 from detclean.detect.locations import COLUMNS
-from detclean.detect.yolo_pieces import cut_job, join_pieces, remove_pieces
-from detclean.detect.yolo_process import Display, Executor, Job, Silence, run_jobs
+from detclean.detect.yolo_pieces import LOOKS, cut_job, join_pieces, remove_pieces
+from detclean.detect.yolo_process import Display, Executor, Job, Silence, is_done, run_jobs
 from detclean.detect.yolo_settings import THREADS_A_FOLD, WEIGHTS, choose_slots, complete_predict, complete_train, prepare, warn_of_code
 from detclean.detect.yolo_view import find_names, write_fold_lists, write_questions, write_view
 from detclean.errors import ConfigError, StageError
@@ -77,14 +77,15 @@ def train_folds(
     if draw is not None and train.get("rect"):
         raise ConfigError("train.rect: its batches hold images of one shape, so that none can be drawn by trust; set train.rect=false")
     parts = list_folds(folds, seeds)
-    pending = [part for part in parts if not part.weights(out).exists()]
+    pending = [part for part in parts if not is_done(part.key, [part.weights(out)], display)]
     if pending:
         names = find_names(dataset)
         _check_training_parts(_find_usable(dataset, names, draw), folds, parts)
         warn_of_code(model, train, display)
         prepared = prepare(dataset, out, model, train)
         slots = find_slots(prepared, train.get("device"), len(parts), workers, executor)
-        settings = complete_train(train, dataset, slots, seed, display)
+        usual = find_usual_slots(prepared, train.get("device"), len(parts), executor)
+        settings = complete_train(train, dataset, usual, seed, display)
         view = write_view(dataset, names, out)
         for part in pending:
             write_fold_lists(dataset, names, folds[part.repeat] == part.fold, view, out / "folds" / part.name)
@@ -95,7 +96,7 @@ def train_folds(
             "train": settings | {"model": prepared["model"]},
             "seed": settings["seed"],
             "epochs": prepared["epochs"],
-            "threads": share_threads(slots),
+            "threads": share_threads(usual),
         }
         _log_absent_pictures(dataset, names, display)
         for part in parts:
@@ -158,11 +159,12 @@ def predict_out_of_fold(
     looking = complete_predict(predict)
     parts = list_folds(folds, seeds)
     jobs = [_prediction(part, trained.resolve(), out) for part in parts]
-    pending = [job for job in jobs if not job.marker.exists()]
+    pending = [job for job in jobs if not is_done(job.key, [job.marker.with_name(LOOKS), job.marker], display)]
     if pending:
         _check_weights([part.weights(trained.resolve()) for part in parts])
         prepared = prepare(dataset, out, jobs[0].settings["weights"], {})
-        slots = find_slots(prepared, device, len(parts), workers, executor)  # not of the pending: threads are shared by it
+        slots = find_slots(prepared, device, len(parts), workers, executor)
+        usual = find_usual_slots(prepared, device, len(parts), executor)
         pieces: dict[str, list[Job]] = {}
         for job in jobs:
             chosen = (folds[job.settings["repeat"]] == job.settings["fold"]) | everyone
@@ -170,13 +172,13 @@ def predict_out_of_fold(
             if job in pending:
                 write_questions(dataset, chosen, looks, job.folder)
                 if executor is not None:
-                    pieces[job.key] = cut_job(job, looking["batch"])
+                    pieces[job.key] = cut_job(job, looking["batch"], display)
             for piece in pieces[job.key]:
                 images = int(chosen.sum()) // len(pieces[job.key])
                 display.task(piece.key, "image", images)
                 if piece.marker.exists():
                     display.advance(piece.key, images, images, "done earlier")
-        common = {"task": "prediction", "predict": looking, "categories": dataset.categories, "threads": share_threads(slots)}
+        common = {"task": "prediction", "predict": looking, "categories": dataset.categories, "threads": share_threads(usual)}
         waiting = [piece for job in pending for piece in pieces[job.key] if not piece.marker.exists()]
         run_jobs(waiting, slots, common, display, executor)
         for job in pending:
@@ -220,16 +222,23 @@ def list_folds(folds: Ints, seeds: bool = False) -> list[Fold]:
 
 
 def find_slots(prepared: Mapping[str, Any], device: Any, job_count: int, workers: int | None, executor: Executor | None) -> list[str]:
-    """One device name for each job at a time, as `choose_slots` has it. The GPUs of an executor take the place of this machine's.
-
-    What depends on the slots, threads above all, is the same wherever the jobs are done, and with it the result.
-    """
+    """One device name for each job at a time, as `choose_slots` has it. The GPUs of an executor take the place of this machine's."""
     gpus = prepared["cuda_devices"] if executor is None else executor.count_gpus()
     return choose_slots(device, gpus, job_count, workers)
 
 
+def find_usual_slots(prepared: Mapping[str, Any], device: Any, job_count: int, executor: Executor | None) -> list[str]:
+    """The slots of this machine with nothing else on it and without a word about `workers`, for all the models that there are.
+
+    What comes out depends on these alone: on how many threads a sum is made by, how many processes read images, whether those are kept
+    in memory. So it is the same however many stand side by side today, wherever that is, and after an interruption.
+    """
+    gpus = prepared["usual_cuda_devices"] if executor is None else executor.count_gpus()
+    return choose_slots(device, gpus, job_count, None)
+
+
 def share_threads(slots: Sequence[str]) -> int:
-    """How many threads each of the children that work side by side gets."""
+    """How many threads each child gets, of the usual slots."""
     return min(THREADS_A_FOLD, max(1, count_cores() // len(slots)))
 
 
@@ -263,7 +272,7 @@ def _join(out: Path, parts: Sequence[Fold], folds: Ints, looks: Boxes, category_
     strangers = np.flatnonzero(fold_of[columns["repeat"], columns["image_index"]] == columns["fold"])
     order = strangers[np.argsort(columns["image_index"][strangers], kind="stable")]
     raw = pl.concat([pl.read_parquet(file, glob=False).select(f"raw_{name}" for name in COLUMNS) for file in files])
-    answers = pl.concat([pl.read_parquet(file.with_name("looks.parquet"), glob=False) for file in files])
+    answers = pl.concat([pl.read_parquet(file.with_name(LOOKS), glob=False) for file in files])
     image = looks.image_index[answers["row"].to_numpy()]
     held_out = fold_of[answers["repeat"].to_numpy(), image] == answers["fold"].to_numpy()
     answers = answers.with_columns(held_out=pl.Series(held_out, dtype=pl.Boolean)).sort("repeat", "fold", "row")
@@ -277,7 +286,7 @@ def _tidy(out: Path, names: Sequence[str]) -> None:
     remove_pieces(out / "folds")
     for unfinished in (out / "weights").glob("*.partial"):
         unfinished.unlink()
-    kept = {"detections.parquet", "looks.parquet", "train.log", "progress.jsonl"}
+    kept = {"detections.parquet", LOOKS, "train.log", "progress.jsonl"}
     for path in (path for name in names for path in (out / "folds" / name).iterdir()):
         if path.name in kept:
             continue

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import polars as pl
 
-from detclean.detect.yolo_process import Job
+from detclean.detect.yolo_process import Display, Job, is_done
 from detclean.files import settle
 
+LOOKS = "looks.parquet"  # beside the detections of a fold
 PIECE_IMAGES = 2048  # looked at in a minute or so; a child takes ten seconds to begin
 
 
-def cut_job(job: Job, batch: int) -> list[Job]:
+def cut_job(job: Job, batch: int, display: Display) -> list[Job]:
     """Several jobs that look at the images of one, whose questions are written; itself where it is small.
 
     They are cut where a batch ends, so that the batches, and with them the last digits of what is seen, stay as they were.
@@ -30,7 +31,7 @@ def cut_job(job: Job, batch: int) -> list[Job]:
         folder = job.folder.with_name(f"{job.folder.name}-piece-{number}-of-{count}")
         piece = Job(f"{job.key}, piece {number + 1}/{count}", folder, folder / job.marker.name, job.settings)
         pieces.append(piece)
-        if piece.marker.exists():
+        if is_done(piece.key, [folder / LOOKS, piece.marker], display):
             continue
         folder.mkdir(exist_ok=True)
         mine = images.slice(number * size, size)
@@ -43,7 +44,7 @@ def join_pieces(job: Job, pieces: Sequence[Job]) -> None:
     """What the pieces have answered as the job itself would have; its marker comes last."""
     if list(pieces) == [job]:
         return
-    for name in ("looks.parquet", job.marker.name):
+    for name in (LOOKS, job.marker.name):
         beside = job.folder / f"{name}.partial"
         pl.scan_parquet([piece.folder / name for piece in pieces], glob=False).sink_parquet(beside)
         settle(beside)

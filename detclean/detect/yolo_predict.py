@@ -22,7 +22,9 @@ from ultralytics.utils.patches import imread
 from detclean.boxes import Boxes, Floats, write_boxes
 from detclean.detect.locations import COLUMNS, examine_locations
 from detclean.detect.yolo_train import report
+from detclean.detect.yolo_view import GONE
 from detclean.detect.yolo_weights import open_weights
+from detclean.errors import StageError
 from detclean.files import settle
 
 ROWS_A_PART = 100_000  # detections kept in memory before they go to disk
@@ -130,10 +132,15 @@ def _look(
 
 
 def read_pictures(batch: pl.DataFrame) -> tuple[list[NDArray[np.uint8]], list[tuple[int, int, int]]]:
-    """The pictures that can be read, as in training (three channels, turned as EXIF says), and index, width and height of each."""
+    """The pictures that can be read, as in training (three channels, turned as EXIF says), and index, width and height of each.
+
+    Raises StageError for one that is gone: it would else count as one on which nothing is to be seen.
+    """
     pictures, places = [], []
     for index, path, width, height in batch.rows():
         picture = imread(path)
+        if picture is None and not os.path.exists(path):
+            raise StageError(f"{path}: {GONE}")
         if picture is None:
             print(f"image {index} cannot be read: no detections there", flush=True)
         else:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,13 +19,15 @@ from typing import Any, Protocol
 import orjson
 
 from detclean.errors import StageError
-from detclean.files import write_whole
+from detclean.files import is_whole, write_whole
 
 POLL_SECONDS = 0.3
 ARRIVAL_SECONDS = 60.0  # after which a network file system has shown what another machine wrote
+NEARLY_FULL = 64 << 10  # bytes: with less left on a disk the next line may not have been written
 UNFINISHED_BAR = re.compile(r"\b\d\d?% [━─╸]")  # Ultralytics draws a progress bar anew and anew
 MODEL_ENDINGS, OWN_FILES = (".pt", ".yaml", ".yml"), ("state.pt", "data.yaml")  # of a child's folder
 
+SAFE_LOAD = "ULTRALYTICS_SAFE_LOAD"  # where it is true, Ultralytics opens a .pt without running what it says, and evaluates no layout
 FOREIGN_VARIABLES = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "ULTRALYTICS_API_KEY", "PYTEST_CURRENT_TEST")
 
 
@@ -90,12 +94,25 @@ class Job:
     settings: Mapping[str, Any]
 
 
+def is_done(key: str, files: Sequence[Path], display: Display) -> bool:
+    """Whether all that a job leaves is there, its marker among them. What is cut goes, so that the job is done again and it alone."""
+    if not all(path.exists() for path in files):
+        return False
+    damaged = [path for path in files if not is_whole(path)]
+    for path in damaged:
+        display.say(f"{path}: is damaged, so {key} is done again")
+        path.unlink()
+    return not damaged
+
+
 def start_job(job: dict[str, Any], folder: Path, offline: bool = True) -> subprocess.Popen[bytes]:
     """A child that runs a job in its folder, with its output at the end of `train.log`."""
     out = folder.parents[1] if folder.name != "prepare" else folder.parent
     private = str(out / "ultralytics")
     environment = {name: value for name, value in os.environ.items() if name not in FOREIGN_VARIABLES}
     environment |= {name: private for name in ("YOLO_CONFIG_DIR", "MPLCONFIGDIR", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "TORCH_HOME")}
+    environment["TORCHINDUCTOR_CACHE_DIR"] = private  # else a folder in the system's temporary one
+    environment.setdefault(SAFE_LOAD, "true")
     environment |= {"YOLO_AUTOINSTALL": "false", "YOLO_VERBOSE": "true", "PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1"}
     environment |= {name: str(job["threads"]) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS")}
     environment["OPENBLAS_NUM_THREADS"] = "1"  # small products only, for which threads are dearer than the work
@@ -146,6 +163,8 @@ def describe_end(code: int, log: Path) -> str:
     lines = Tail(log, 0).read(to_the_end=True)
     errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Interrupt)\b", line)]
     last = (errors or lines or ["it wrote nothing"])[-1].removeprefix("detclean.errors.StageError: ").rstrip(".")
+    if code > 0 and shutil.disk_usage(log.parent).free < NEARLY_FULL:
+        last = f"{os.strerror(errno.ENOSPC)} (last line: {last})"  # its own error may have found no space in the log
     if code < 0:
         last = f"killed by {signal.Signals(-code).name}, perhaps for want of memory (last line: {last})"
     return f"{last}; see {log}, then run again to resume"

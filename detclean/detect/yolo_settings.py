@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from detclean.dataset import Dataset
-from detclean.detect.yolo_process import Display, describe_end, end_job, start_job
+from detclean.detect.yolo_process import SAFE_LOAD, Display, describe_end, end_job, start_job
 from detclean.errors import ConfigError, StageError
 from detclean.files import write_whole
 from detclean.machine import count_cores, count_free_memory
@@ -21,6 +21,7 @@ from detclean.machine import count_cores, count_free_memory
 THREADS_A_FOLD = 8  # as many as Ultralytics itself uses for a training on a CPU
 RAM_CACHE_BYTES = 2**30  # decoded images are kept in memory up to this size, by a fold on each core together
 WEIGHTS = ".weights"  # ends the name of weights that are numbers and text alone; a .pt can run code when it is opened
+TRUE = ("1", "true", "yes", "on", "y", "t")  # as Ultralytics reads its variables
 JOBS_A_CORE = 1.5  # at most, as each job needs its own memory
 ROOMY = 6 * 2**30  # bytes: what a training of a small model takes on a CPU at 640 px and 16 images a batch
 MEMORY_SHARE = 0.8  # of a GPU's free memory that trainings side by side may be expected to take: what one batch takes varies
@@ -58,7 +59,7 @@ def complete_predict(predict: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def complete_train(train: Mapping[str, Any], dataset: Dataset, slots: list[str], seed: int, display: Display) -> dict[str, Any]:
-    """The training arguments as each fold gets them, but for the data and the device."""
+    """The training arguments as each fold gets them, but for the data and the device. slots: as usual, and not those of today."""
     settings = {"seed": seed} | dict(train)
     for name in settings.keys() & OVERRULED.keys():
         if settings[name] != OVERRULED[name]:
@@ -129,7 +130,7 @@ def count_room(free_bytes: Sequence[int], training_bytes: int | None) -> list[in
 
 def prepare(dataset: Dataset, out: Path, model: str, train: Mapping[str, Any]) -> dict[str, Any]:
     """Checks arguments and weights in a child, as Ultralytics must be imported for it -> the model's place, the epochs, and for each CUDA
-    device how many trainings it has room for. Raises ConfigError and StageError.
+    device how many trainings it has room for, now and where nothing else is on it. Raises ConfigError and StageError.
     """
     folder = out / "prepare"
     for place in (folder, out / "ultralytics"):  # where Ultralytics looks for models by their names, and might find what somebody put there
@@ -159,15 +160,15 @@ def prepare(dataset: Dataset, out: Path, model: str, train: Mapping[str, Any]) -
     answer: dict[str, Any] = orjson.loads((folder / "answer.json").read_bytes())
     if "error" in answer:
         raise {"ConfigError": ConfigError}.get(answer["error"], StageError)(answer["message"])
-    return answer | {"cuda_devices": count_room(answer["cuda_free_bytes"], answer["training_bytes"])}
+    rooms = {"cuda_devices": "cuda_free_bytes", "usual_cuda_devices": "cuda_bytes"}
+    return answer | {name: count_room(answer[bytes_of], answer["training_bytes"]) for name, bytes_of in rooms.items()}
 
 
 def warn_of_code(model: str, train: Mapping[str, Any], display: Display) -> None:
-    """Says of the user's own weights what opening them means."""
+    """Says of the user's own weights what opening them means, where Ultralytics was told to open them whatever they hold."""
     named = [name for name in (model, train.get("pretrained")) if isinstance(name, str) and name.endswith(".pt")]
-    if named:
-        whose = " and ".join(named)
-        display.log(f"{whose}: opened by Ultralytics, and a .pt can run code when it is opened; use none whose origin you do not trust")
+    if named and os.environ.get(SAFE_LOAD, "true").strip().lower() not in TRUE:
+        display.log(f"{' and '.join(named)}: opened with {SAFE_LOAD} off, so that it can run code; use none whose origin you do not trust")
 
 
 def _private_settings(out: Path) -> dict[str, Any]:

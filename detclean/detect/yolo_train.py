@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import io
+import os
+import pickle
 import random
 import sys
 import time
@@ -28,6 +30,7 @@ from ultralytics.utils.torch_utils import unwrap_model
 from detclean.boxes import Ints
 from detclean.detect.draws import draw_epoch, find_part
 from detclean.detect.yolo_settings import WEIGHTS
+from detclean.detect.yolo_view import GONE
 from detclean.detect.yolo_weights import describe_model, open_weights, rebuild_model, save_whole
 from detclean.errors import StageError
 
@@ -66,7 +69,7 @@ class FoldTrainer(DetectionTrainer):
         self.add_callback("on_train_batch_end", FoldTrainer.report_batch)
 
     def _setup_train(self) -> None:
-        state = torch.load(self.state_path, map_location="cpu", weights_only=True) if self.state_path.exists() else None
+        state = self.open_state()
         if state:  # a batch that was halved for want of memory stays halved
             self.args.batch = self.batch_size = state["batch"]
         super()._setup_train()
@@ -77,8 +80,21 @@ class FoldTrainer(DetectionTrainer):
             if self.start_epoch >= self.epochs:  # by an older version, which kept the weights as a .pt: that one is never opened
                 self.save_weights()
                 sys.exit()
+        self.check_pictures()
         self.check_rebuilding()
         report(self.folder, "start", self.start_epoch, self.epochs, f"training from epoch {self.start_epoch + 1}")
+
+    def open_state(self) -> dict[str, Any] | None:
+        """What `save_model` saved; None where there is nothing, or nothing any more that could be gone on from."""
+        if not self.state_path.exists():
+            return None
+        try:
+            state: dict[str, Any] = torch.load(self.state_path, map_location="cpu", weights_only=True)
+        except (RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError):
+            LOGGER.warning(f"{self.state_path}: is damaged, so this training begins anew")
+            self.state_path.unlink()
+            return None
+        return state
 
     def setup_model(self) -> Any:
         """As Ultralytics does it; but weights that were fetched are numbers alone in the run folder, where nothing else is opened."""
@@ -90,6 +106,13 @@ class FoldTrainer(DetectionTrainer):
             weights = load_checkpoint(pretrained)[0]
         self.model = self.get_model(cfg=layout, weights=None if pretrained is False else weights, verbose=True)
         return None
+
+    def check_pictures(self) -> None:
+        """Raises StageError where one is gone, once they have been looked through: Ultralytics would train without it."""
+        listed = (self.folder / "train.txt").read_text(encoding="utf-8").split("\n")
+        gone = next((path for path in listed if path and not os.path.exists(path)), None)
+        if gone is not None:
+            raise StageError(f"{os.path.realpath(gone)}: {GONE}")
 
     def check_rebuilding(self) -> None:
         """Raises StageError before hours of training for a model that could not be opened again from its layout and numbers."""

@@ -16,18 +16,28 @@ import yaml
 
 from detclean.boxes import Boxes, Mask, box_area, clip_boxes, write_boxes, xyxy_to_cxcywhn
 from detclean.dataset import Dataset
+from detclean.errors import StageError
 from detclean.files import settle, share_image
 
 # Endings that Ultralytics looks at; a picture with another one is told by its content.
 IMAGE_ENDINGS = (".avif", ".bmp", ".dng", ".heic", ".jpeg", ".jpg", ".mpo", ".pfm", ".png", ".tif", ".tiff", ".webp")
 LABEL_DECIMALS = 9
+GONE = "is gone since the data set was read; bring it back, or repeat the run with the data as they are now"
 
 
 def find_names(dataset: Dataset) -> list[str | None]:
-    """The name of each picture in the view, `0000017.jpg` for image 17; None where there is no picture or no size."""
+    """The name of each picture in the view, `0000017.jpg` for image 17; None where there is no picture or no size.
+
+    Raises StageError for a picture that was there when the data set was read, as its `bytes` tell, and is not any more.
+    """
     names: list[str | None] = []
-    for index, (path, size) in enumerate(zip(dataset.images["path"], dataset.sizes, strict=True)):
-        usable = path is not None and bool((size > 0).all()) and os.path.isfile(path)
+    images = dataset.images
+    known = images["bytes"] if "bytes" in images.columns else [None] * images.height
+    for index, (path, size, length) in enumerate(zip(images["path"], dataset.sizes, known, strict=True)):
+        there = path is not None and os.path.isfile(path)
+        if length is not None and not there:
+            raise StageError(f"{path}: {GONE}")
+        usable = there and bool((size > 0).all())
         ending = Path(path).suffix.lower() if usable else ""
         names.append(f"{index:07d}{ending if ending in IMAGE_ENDINGS else '.jpg'}" if usable else None)
     return names

@@ -18,6 +18,7 @@ import threading
 import time
 from copy import deepcopy
 from pathlib import Path
+from pickle import UnpicklingError
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -30,8 +31,9 @@ from ultralytics.nn.tasks import DetectionModel, load_checkpoint, yaml_model_loa
 from ultralytics.utils.checks import check_model_file_from_stem
 from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES, attempt_download_asset
 
+from detclean.detect.yolo_process import SAFE_LOAD
 from detclean.detect.yolo_settings import WEIGHTS
-from detclean.detect.yolo_weights import describe_model, open_weights, save_whole
+from detclean.detect.yolo_weights import check_layout, describe_model, open_weights, save_whole
 from detclean.errors import ConfigError, DetcleanError, StageError
 from detclean.files import write_whole
 
@@ -56,7 +58,7 @@ REFUSED = {
 
 
 def prepare(job: dict[str, Any]) -> dict[str, Any]:
-    """The model's place, the epochs, the memory that is free on each CUDA device and what a training would take of it (None: not known).
+    """The model's place, the epochs, the memory of each CUDA device, what is free of it, what a training would take (None: not known).
 
     Raises ConfigError and StageError for what cannot be.
     """
@@ -78,10 +80,11 @@ def prepare(job: dict[str, Any]) -> dict[str, Any]:
     model = _find_model(str(check_model_file_from_stem(job["model"])), Path(job["weights_folder"]))
     built = _check_model(model, len(job["categories"]))
     free, taken = [0] * torch.cuda.device_count(), None
+    whole = free
     if free and job["trains_on_gpu"]:
-        free = [torch.cuda.mem_get_info(device)[0] for device in range(len(free))]
+        free, whole = zip(*(torch.cuda.mem_get_info(device) for device in range(len(free))), strict=True)
         taken = measure_training(built, settings, torch.device("cuda", int(np.argmax(free))))
-    return {"model": model, "epochs": settings.epochs, "cuda_free_bytes": free, "training_bytes": taken}
+    return {"model": model, "epochs": settings.epochs, "cuda_free_bytes": free, "cuda_bytes": whole, "training_bytes": taken}
 
 
 def measure_training(model: DetectionModel, settings: Any, device: torch.device) -> int | None:
@@ -154,9 +157,13 @@ def _check_model(model: str, category_count: int) -> DetectionModel:
             configuration = open_weights(model)[0].yaml
         else:
             configuration = load_checkpoint(model)[0].yaml if model.endswith(".pt") else yaml_model_load(model)
+            check_layout(deepcopy(configuration))
         built = DetectionModel(configuration, nc=category_count, verbose=False)
-    except (OSError, TypeError, KeyError, AttributeError, ValueError, SyntaxError, RuntimeError, NotImplementedError) as error:
-        raise StageError(f"model: {model} cannot be used as a detection model ({_first_line(error)}); name another .pt or .yaml") from error
+    except (OSError, TypeError, LookupError, AttributeError, ValueError, SyntaxError, RuntimeError, ImportError) as error:
+        remedy = "name another .pt or .yaml"
+        if isinstance(error.__cause__, UnpicklingError) and "outside" in str(error):  # of what an Ultralytics model is made of
+            remedy = f"{remedy}, or set {SAFE_LOAD}=false in the environment if you trust it: it can then run code"
+        raise StageError(f"model: {model} cannot be used as a detection model ({_first_line(error)}); {remedy}") from error
     _check_head(model, built, category_count)
     return built
 

@@ -28,6 +28,7 @@ from detclean.files import write_whole
 from detclean.measure.comparison import Version, compare_versions
 from detclean.pipeline.doubts import find_doubts, judge_trusted, open_test, shift_images
 from detclean.pipeline.run import find_machines, keep_matplotlib_inside, renew_report, stage_settings
+from detclean.pipeline.sources import watch_pictures
 from detclean.pipeline.steps import open_scores, train_models
 from detclean.runfolder import Run, open_run, read_table
 from detclean.score.issues import NOISY
@@ -147,15 +148,16 @@ def _apply(run: Run, strategy: str, min_probability: float | None, decisions: di
 def _stages(config: Config, versions: Sequence[Labels], executor: Cluster | None) -> list[Stage]:
     workers = None if config.workers == "auto" else config.workers
     places: dict[str, Any] = {"workers": workers, "executor": executor}
+    device = config.train.get("device")
     stages = []
     for version in versions:
         load, train = f"labels-{version.slug}", f"train-{version.slug}"
         stages += [
             Stage(load, partial(write_labels, version=version), content_addressed=True),
-            Stage(train, partial(_train, source=load, **places), needs=(load,), resumable=True),
+            Stage(train, watch_pictures(partial(_train, source=load, **places), load), needs=(load,), resumable=True),
             Stage(
                 f"detect-{version.slug}",
-                partial(_detect, source=load, trained=train, device=config.train.get("device"), **places),
+                watch_pictures(partial(_detect, source=load, trained=train, device=device, **places), load),
                 needs=(load, train),
                 resumable=True,
             ),

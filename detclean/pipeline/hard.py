@@ -27,6 +27,7 @@ from detclean.formats.datayaml import printable
 from detclean.formats.imagefiles import is_image_name, list_images
 from detclean.health.remedies import count
 from detclean.pipeline.run import find_machines
+from detclean.pipeline.sources import watch_pictures
 from detclean.pipeline.steps import count_auditors, open_folds
 from detclean.runfolder import Run, open_run, read_table
 from detclean.score.hardness import find_objects, rank_images
@@ -136,7 +137,7 @@ def _stages(
     look = partial(_look, run=run, trained=trained, device=config.train.get("device"), workers=workers, executor=executor)
     return (
         Stage("pictures", partial(_read_pictures, run=run, paths=paths, cache=out / "cache" / "pictures"), content_addressed=True),
-        Stage("look", look, needs=("pictures",), resumable=True),
+        Stage("look", watch_pictures(look, "pictures"), needs=("pictures",), resumable=True),
     )
 
 

@@ -28,6 +28,7 @@ from detclean.files import settle, write_whole
 from detclean.health import FILE_NAME as HEALTH
 from detclean.health import measure_health, write_health
 from detclean.pipeline import steps
+from detclean.pipeline.sources import find_lost, watch_labels, watch_pictures
 from detclean.report import write_report
 from detclean.runfolder import FORMAT, Run, open_run, read_table, refuse_newer
 from detclean.score.answers import compare_with_answers, read_answers
@@ -76,18 +77,22 @@ def _workers(config: Config) -> int | None:
 
 def detection_stages(config: Config, executor: Cluster | None = None) -> tuple[Stage, ...]:
     """The stages from the data set to all that is gathered about its boxes. Nothing is trained for detections that the user brings."""
-    audit = Stage("audit", partial(steps.audit, cache=config.folder / "cache" / "pictures", executor=executor), needs=("load",))
+    reading = partial(steps.audit, cache=config.folder / "cache" / "pictures", executor=executor)
+    audit = Stage("audit", watch_pictures(reading, "load", "all"), needs=("load",))
     before = (Stage("load", steps.load, content_addressed=True), audit)
     places: dict[str, Any] = {"workers": _workers(config), "device": config.train.get("device"), "executor": executor}
     folds = Stage("folds", steps.fold, needs=("load", "audit"))
-    crops = Stage("crops", partial(steps.classify, **places), needs=("load", "folds", "detect"), resumable=True)
+    classifying = watch_pictures(partial(steps.classify, **places), "load", "part")
+    crops = Stage("crops", classifying, needs=("load", "folds", "detect"), resumable=True)
     if config.predictions is not None:
         brought = (*before, Stage("detect", steps.bring, needs=("load",)))
         return (*brought, folds, crops) if config.crops == "always" else brought
-    train = Stage("train", partial(steps.train, workers=places["workers"], executor=executor), needs=("load", "folds"), resumable=True)
-    dynamics = Stage("dynamics", partial(steps.record_dynamics, executor=executor), needs=("load",), resumable=True)
+    training, cycles = partial(steps.train, workers=places["workers"], executor=executor), partial(steps.record_dynamics, executor=executor)
+    train = Stage("train", watch_pictures(training, "load", "part"), needs=("load", "folds"), resumable=True)
+    dynamics = Stage("dynamics", watch_pictures(cycles, "load", "part"), needs=("load",), resumable=True)
     trained = {"kfold": (train,), "loss": (dynamics,), "both": (train, dynamics)}[config.method]
-    looking = Stage("detect", partial(steps.detect, **places), needs=("load", "folds", trained[0].name), version=2, resumable=True)
+    look = watch_pictures(partial(steps.detect, **places), "load", "part")
+    looking = Stage("detect", look, needs=("load", "folds", trained[0].name), version=2, resumable=True)
     looked = (*before, folds, *trained, looking)
     return looked if config.crops == "never" else (*looked, replace(crops, needs=(*crops.needs, trained[0].name)))
 
@@ -101,11 +106,13 @@ def score_stage(stages: Sequence[Stage], name: str = "score") -> Stage:
 def all_stages(config: Config, executor: Cluster | None) -> tuple[Stage, ...]:
     before = detection_stages(config, executor)
     folds = ("folds",) if any(stage.name == "folds" for stage in before) else ()
+    loading, exporting = watch_labels(steps.load, watch_pictures(steps.export, "load", "part"))
     return (
-        *before,
+        replace(before[0], run=loading),
+        *before[1:],
         score_stage(before),
         Stage("issues", steps.issues, needs=("load", "score")),
-        Stage("export", steps.export, needs=("load", "audit", *folds, "detect", "score", "issues"), version=2),
+        Stage("export", exporting, needs=("load", "audit", *folds, "detect", "score", "issues"), version=2),
     )
 
 
@@ -182,11 +189,11 @@ def renew_report(folder: Path, display: Display) -> None:
     keep_matplotlib_inside(folder)
     if _is_news(folder, "healthy", folder / HEALTH, [shown, settings.image_quality, decided]):
         renew_health(run, settings.image_quality, display)
-        _remember_shown(folder, "healthy", [shown, settings.image_quality, decided])
+        _remember_shown(run, "healthy", [shown, settings.image_quality, decided])
     state = [shown, settings.pictures, decided, *(_digest_of(folder / name) for name in SHOWN)]
     if _is_news(folder, "reported", folder / "report.html", state):
         write_report(run, folder / "report.html", pictures=settings.pictures)
-        _remember_shown(folder, "reported", state)
+        _remember_shown(run, "reported", state)
         display.say("report.html: written")
 
 
@@ -228,8 +235,10 @@ def _is_news(folder: Path, marker: str, made: Path, state: list[Any]) -> bool:
     return not (made.exists() and place.exists() and place.read_bytes() == _digest_state(state).encode())
 
 
-def _remember_shown(folder: Path, marker: str, state: list[Any]) -> None:
-    write_whole(folder / "stages" / marker, _digest_state(state))
+def _remember_shown(run: Run, marker: str, state: list[Any]) -> None:
+    """What was made without pictures that the run has had is made again with them."""
+    if find_lost(run.stage("load") / "part" / "images.parquet") is None:
+        write_whole(run.folder / "stages" / marker, _digest_state(state))
 
 
 def _digest_state(state: list[Any]) -> str:

@@ -24,6 +24,7 @@ from detclean.errors import DatasetError
 from detclean.files import write_whole
 from detclean.formats import read_dataset, write_cleaned
 from detclean.formats.results import read_detections
+from detclean.pipeline.sources import add_file_state
 from detclean.runfolder import read_table
 from detclean.score.crop_opinion import CropOpinion, find_weak_categories
 from detclean.score.dynamics import compute_dynamics_evidence
@@ -49,7 +50,7 @@ def load(context: StageContext) -> None:
     """The data set as it is now: all/ every split, part/ what is to be cleaned."""
     settings = context.settings
     whole = read_dataset(settings["data"], settings["images"])
-    whole = replace(whole, images=_with_file_state(whole.images))
+    whole = replace(whole, images=add_file_state(whole.images))
     part = whole.select_split(settings["split"])
     if part.image_count == 0:
         known = ", ".join(sorted({split for split in whole.images["split"].to_list() if split}))
@@ -69,19 +70,6 @@ def _open(context: StageContext, which: str, executor: Cluster | None) -> Datase
     if executor is not None:
         executor.expect_pictures(dataset.images["path"].drop_nulls().to_list())
     return dataset
-
-
-def _with_file_state(images: pl.DataFrame) -> pl.DataFrame:
-    """Size and time of every picture: when one changes, what was made from it is stale."""
-    states = []
-    for path in images["path"].to_list():
-        try:
-            state = os.stat(path) if path else None
-        except OSError:
-            state = None
-        states.append((state.st_size, state.st_mtime_ns) if state else (None, None))
-    size, modified = zip(*states, strict=True) if states else ((), ())
-    return images.with_columns(bytes=pl.Series(size, dtype=pl.Int64), modified_ns=pl.Series(modified, dtype=pl.Int64))
 
 
 def audit(context: StageContext, cache: Path | None = None, executor: Cluster | None = None) -> None:
