@@ -134,7 +134,12 @@ def main() -> int:
             return 0
         good = list_tree(template)
         cases = list(list_cases(options.readers or list(READERS), options.count, options.seed))
-        outcomes = list(read_all(cases, [Child(home / str(i), template) for i in range(options.workers)], options.out))
+        outcomes: list[Outcome] = []
+        try:
+            for outcome in read_all(cases, [Child(home / str(i), template) for i in range(options.workers)], options.out):
+                outcomes.append(outcome)
+        except KeyboardInterrupt:
+            print(f"stopped after {len(outcomes):,} inputs")
         print(as_table(outcomes), as_checklist(outcomes), sep="\n\n")
         if list_tree(template) != good:
             print("the template was changed")

@@ -264,14 +264,14 @@ def test_killed_in_training_and_in_looking_side_by_side_or_not_it_ends_with_the_
         assert {*epochs, *epochs_of(folder, fold, "start")} == set(range(EPOCHS + 1))
     assert stages.items() <= stage_times(folder).items()
     (training,) = (folder / "stages").glob("train-*")
-    trainings, looked = describe_tree(training), {path: path.stat().st_mtime_ns for path in looked_at(folder)}
+    trainings, looked = describe_tree(training), {path.parent.name: path.stat().st_mtime_ns for path in looked_at(folder)}
     assert looked
     assert not (folder / "issues.csv").exists()
 
     done = run(place, *command[1:])
     assert (done.returncode, done.stderr) == (0, "")
     assert describe_tree(training) == trainings
-    assert looked.items() <= {path: path.stat().st_mtime_ns for path in looked_at(folder)}.items()
+    assert looked.items() <= {path.parent.name: path.stat().st_mtime_ns for path in looked_at(folder)}.items()
     assert (folder / "issues.csv").read_bytes() == (trained / "issues.csv").read_bytes()
     assert {k: v for k, v in results_of(folder).items() if k != "cleaned/data.yaml"} == {
         k: v for k, v in results_of(trained).items() if k != "cleaned/data.yaml"

@@ -186,8 +186,11 @@ def test_a_job_that_fails_is_not_tried_again_and_stops_the_others(machines: Any,
 
 
 def test_a_killed_task_ends(machines: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "folds" / "fold-0"
+    folder.mkdir(parents=True)
+    os.mkfifo(folder / "train.log")  # so that the task waits at its first word, however busy this machine is
     with open_cluster(machines, tmp_path) as cluster:
-        task = cluster.start({"task": "nothing", "threads": 1, "device": "cpu"}, tmp_path / "folds" / "fold-0")
+        task = cluster.start({"task": "nothing", "threads": 1, "device": "cpu"}, folder)
         yolo_process.end_job(task)
         assert task.poll() == -signal.SIGKILL
 

@@ -117,7 +117,7 @@ def run_case(case: str, root: Path, template: Path, watch: Watch | None = None) 
     try:
         READERS[case.split("-")[1]].read(place, rng)
     except DetcleanError as error:
-        kind, detail = judge(error, place.case, place.work)
+        kind, detail = judge(error, place.case, place.work, template)
     except (Exception, TooSlow) as error:  # that is what is looked for
         kind, detail = "fault", _describe(error)
     finally:
@@ -137,10 +137,11 @@ def run_case(case: str, root: Path, template: Path, watch: Watch | None = None) 
     return Outcome(case, kind, detail, seconds, peak / (1 << 20), damage)
 
 
-def judge(error: Exception, case: Path, work: Path) -> tuple[str, str]:
-    """Whether a message says where."""
+def judge(error: Exception, *places: Path) -> tuple[str, str]:
+    """Whether a message says where: in a case's files, or those that it was made from."""
     said = str(error)
-    names = (str(case), str(work), "command line", "decision on ", "--", "labels/", *(str(path) for path in case.iterdir()))
+    below = [str(path) for place in places[:1] for path in place.iterdir()]
+    names = (*map(str, places), "command line", "decision on ", "--", "labels/", *below)
     if len(said) > LONGEST:
         return "fault", f"a message of {len(said)} characters: {said[:200]}"
     if not any(name in said for name in names):
