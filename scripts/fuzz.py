@@ -130,6 +130,7 @@ def main() -> int:
             make_template(template)
         if options.again:
             print(run_case(options.again, home, template).detail or "a result")
+            shutil.rmtree(options.out / options.again, ignore_errors=True)
             shutil.copytree(home / "case", options.out / options.again / "input", symlinks=True, dirs_exist_ok=True)
             return 0
         good = list_tree(template)

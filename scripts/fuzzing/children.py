@@ -144,7 +144,8 @@ def judge(error: Exception, *places: Path) -> tuple[str, str]:
     names = (*map(str, places), "command line", "decision on ", "--", "labels/", *below)
     if len(said) > LONGEST:
         return "fault", f"a message of {len(said)} characters: {said[:200]}"
-    if not any(name in said for name in names):
+    damaged = os.path.isabs(said.partition(":")[0])  # the path of a file as a damaged run folder has it
+    if not damaged and not any(name in said for name in names):
         return "fault", f"says no place: {said[:200]}"
     return "error", said[:300]
 
