@@ -315,4 +315,4 @@ def count_calls(arguments: Sequence[str], root: Path, names: Sequence[str], rest
 
 def spread(count: int, most: int) -> list[int]:
     """1..count, or `most` of them evenly."""
-    return list(range(1, count + 1)) if count <= most else sorted({1 + round(i * (count - 1) / (most - 1)) for i in range(most)})
+    return list(range(1, count + 1)) if count <= most else sorted({1 + round(i * (count - 1) / max(most - 1, 1)) for i in range(most)})
