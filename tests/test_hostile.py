@@ -50,6 +50,16 @@ def test_no_link_of_a_run_folder_is_written_through(name: str, folder: Path, tmp
         pass
 
 
+def test_the_history_of_patches_is_not_written_through_a_link(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    theirs = tmp_path / "bashrc"
+    theirs.write_text("as it was\n")
+    (folder / "patches").mkdir(exist_ok=True)
+    (folder / "patches" / "history.jsonl").symlink_to(theirs)
+    assert answer(["apply", "--auto", "0.5", str(folder)]) == 2
+    assert "history.jsonl: Too many levels of symbolic links" in capsys.readouterr().err
+    assert theirs.read_text() == "as it was\n"
+
+
 @pytest.mark.parametrize("name", WRITTEN_INTO)
 def test_no_linked_folder_of_a_run_folder_is_written_into(
     name: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

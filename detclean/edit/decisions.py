@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, Literal, get_args
 import orjson
 
 from detclean.errors import DatasetError
+from detclean.files import refuse_following
 from detclean.formats.plainfile import require_plain
 from detclean.formats.records import FARTHEST
 
@@ -117,7 +118,7 @@ class DecisionLog:
         now = datetime.now(UTC).isoformat(timespec="seconds")
         stamped = [replace(decision, at=decision.at or now) for decision in decisions]
         content = b"".join(orjson.dumps(asdict(decision)) + b"\n" for decision in stamped)
-        with open(self.path, "ab+") as f:
+        with open(self.path, "ab+", opener=refuse_following) as f:
             fcntl.flock(f, fcntl.LOCK_EX)
             _mend_end(f)
             f.write(content)

@@ -36,7 +36,7 @@ from detclean.edit.journal import (
     require_contents,
 )
 from detclean.errors import DatasetError
-from detclean.files import replace_content, settle, write_whole
+from detclean.files import refuse_following, replace_content, settle, write_whole
 from detclean.formats import edit_sources, write_cleaned
 
 HISTORY = "history.jsonl"  # in the patches' folder: every application and every undoing, append-only
@@ -230,7 +230,7 @@ def _remember(patch: Path, what: Literal["applied", "taken back"], document: Map
     """One more line of the history: when, which patch, and each of its edits with the decision or the rule that it goes back to."""
     line = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "what": what, "patch": patch.name}
     line |= {name: document[name] for name in ("mode", "target", "edits")}
-    with open(patch.parent / HISTORY, "ab+") as f:
+    with open(patch.parent / HISTORY, "ab+", opener=refuse_following) as f:
         if f.seek(0, os.SEEK_END) and (f.seek(-1, os.SEEK_END), f.read(1))[1] != b"\n":
             f.write(b"\n")  # after a writer that died in the middle of its line
         f.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
