@@ -3,21 +3,24 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-STAMP := .venv/installed
 
-.PHONY: install demo browser test check clean
+.PHONY: install install-dev demo browser test check clean
 
-install: $(STAMP)
-
-# Every package is pinned with its hashes (scripts/pin), and nothing else is installed. opencv-python needs the system's libGL, which servers
-# and containers often lack; the headless build of the same version does not.
-$(STAMP): pyproject.toml constraints.txt constraints-headless.txt
+# What a user needs. The locks name every package with its version and hashes (scripts/lock), and nothing else is installed. opencv-python
+# needs the system's libGL, which servers and containers often lack; the headless build of the same version does not.
+install: .venv/installed
+.venv/installed: pyproject.toml scripts/install locks/run.txt locks/headless.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is not Python 3.11 or newer; make PYTHON=python3.11 names another" >&2; exit 2; }
-	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
-	$(PIP) install --require-hashes -r constraints.txt
-	$(PIP) install --no-deps --no-build-isolation -e .
-	$(BIN)/python -c 'import cv2' 2>/dev/null || { $(PIP) uninstall -y opencv-python && $(PIP) install --require-hashes --force-reinstall --no-deps -r constraints-headless.txt; }
+	PYTHON=$(PYTHON) scripts/install .venv locks/run.txt
+	$(BIN)/python -c 'import cv2' 2>/dev/null || { $(PIP) uninstall --quiet --yes opencv-python opencv-python-headless && scripts/install .venv locks/headless.txt; }
+	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
 	$(BIN)/python -c 'import cv2, torch, torchvision, ultralytics'
+	touch $@
+
+# What style, types and tests need on top.
+install-dev: .venv/installed-dev
+.venv/installed-dev: .venv/installed locks/dev.txt
+	scripts/install .venv locks/dev.txt
 	touch $@
 
 demo: install
@@ -31,10 +34,10 @@ browser:
 	fi; command -v chromium || echo "NO BROWSER: install Debian's package chromium to test the report and the review app" >&2
 
 # Two at a time, a file in one piece: most of the time goes into small trainings that use one core each.
-test: install browser
+test: install-dev browser
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-check: install
+check: install-dev browser
 	scripts/check
 
 # Runs stay: they are the user's.

@@ -3,7 +3,7 @@
     python scripts/make_digits.py [--target data/digits] [--rate 0.04]
 
 The digits are scikit-learn's 1,797 scans (UCI ML hand-written digits), the backgrounds its two photographs. The same seed gives the
-same files, byte for byte, with the versions of constraints.txt.
+same files, byte for byte, with the versions of locks/run.txt.
 """
 
 import argparse
