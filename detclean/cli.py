@@ -87,13 +87,14 @@ def check(
 
     from detclean.audit import audit_dataset
     from detclean.formats import read_dataset
+    from detclean.machine import count_cores
     from detclean.show.progress import open_display
     from detclean.show.summary import print_findings
 
     with open_display(console=Console(stderr=True, quiet=not sys.stderr.isatty())) as display:  # standard output is for the findings
         dataset = read_dataset(data, images)
         display.task("images", "read", dataset.image_count)
-        audit = audit_dataset(dataset, workers=os.cpu_count() or 1, progress=lambda done, total: display.advance("images", done, total))
+        audit = audit_dataset(dataset, workers=count_cores(), progress=lambda done, total: display.advance("images", done, total))
     print_findings(audit.findings, show_all)
     wrong = sum(finding.severity in ("error", "warning") for finding in audit.findings)
     told = f"{dataset.image_count} images, {len(dataset.annotations)} annotations, {wrong or 'no'} fault{'' if wrong == 1 else 's'}"

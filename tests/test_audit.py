@@ -492,7 +492,7 @@ def test_many_headers_are_read_in_processes(tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(imagefiles, "PROCESSES_PAY", 1)
     monkeypatch.setattr(imagefiles, "HEADERS_A_TASK", 8)
-    monkeypatch.setattr(imagefiles.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(imagefiles, "count_cores", lambda: 2)
     monkeypatch.setattr(imagefiles, "map_in_processes", count)
     assert np.array_equal(read_image_sizes(paths), here)
     assert asked == [4]
@@ -502,7 +502,7 @@ SCRIPT = """
 from pathlib import Path
 from detclean.formats import imagefiles
 imagefiles.PROCESSES_PAY = 1
-imagefiles.os.cpu_count = lambda: 2
+imagefiles.count_cores = lambda: 2
 paths = sorted(map(str, Path("pictures").iterdir()))
 print("once", imagefiles.read_image_sizes(paths).tolist())
 """
