@@ -21,8 +21,9 @@ from detclean.cli import answer
 from detclean.dataset import Finding
 from detclean.errors import DatasetError
 from detclean.show import progress
+from detclean.show.findings import print_findings
 from detclean.show.progress import Display, clean_text, describe_seconds, open_display
-from detclean.show.summary import print_findings, print_summary
+from detclean.show.summary import print_summary
 
 
 def issue(rank: int, issue_type: str = "swap", probability: float = 0.9, **more: Any) -> dict[str, Any]:
