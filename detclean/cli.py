@@ -79,26 +79,26 @@ def check(
     data: Annotated[str, typer.Argument(help="A YOLO data.yaml, a COCO .json or a Pascal VOC folder.")],
     options: Annotated[list[str] | None, typer.Argument(metavar="images=FOLDER", help="Where a COCO file's images lie.")] = None,
     show_all: Annotated[bool, typer.Option("--all", help="Show every finding, not the first few of each kind.")] = False,
+    form: Annotated[str, typer.Option("--format", metavar="FORMAT", help="text; for programs json (a finding a line) or github.")] = "text",
 ) -> None:
     """Look for faults that need no model, in seconds. Exit status 1 where something is wrong."""
     images = _read_images_option(options or [])
 
     from rich.console import Console
 
-    from detclean.audit import audit_dataset
+    from detclean.audit import audit_dataset, count_faults
     from detclean.formats import read_dataset
+    from detclean.machine import count_cores
+    from detclean.show.findings import print_check, require_format
     from detclean.show.progress import open_display
-    from detclean.show.summary import print_findings
 
+    require_format(form)
     with open_display(console=Console(stderr=True, quiet=not sys.stderr.isatty())) as display:  # standard output is for the findings
         dataset = read_dataset(data, images)
         display.task("images", "read", dataset.image_count)
-        audit = audit_dataset(dataset, workers=os.cpu_count() or 1, progress=lambda done, total: display.advance("images", done, total))
-    print_findings(audit.findings, show_all)
-    wrong = sum(finding.severity in ("error", "warning") for finding in audit.findings)
-    told = f"{dataset.image_count} images, {len(dataset.annotations)} annotations, {wrong or 'no'} fault{'' if wrong == 1 else 's'}"
-    print(f"\n{_as_line(data)}: {told}")
-    if wrong:
+        audit = audit_dataset(dataset, workers=count_cores(), progress=lambda done, total: display.advance("images", done, total))
+    print_check(audit.findings, dataset, data, form, show_all)
+    if count_faults(audit.findings):
         raise typer.Exit(FAULTS_FOUND)
 
 

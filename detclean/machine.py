@@ -7,16 +7,25 @@ import os
 import sys
 from pathlib import Path
 
+from detclean.errors import ConfigError
+
+CORES_AT_MOST = "LOKY_MAX_CPU_COUNT"  # joblib's name for a limit that a person sets
+
 
 def count_cores() -> int:
-    """The cores that this process may use, a container's quota included."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = Path("/sys/fs/cgroup/cpu.max")
-    if quota.is_file():
-        allowed, _, period = quota.read_text().partition(" ")
-        if allowed != "max":
-            cores = min(cores, max(1, int(allowed) // int(period)))
-    return cores
+    """The cores that this process may use: those of the machine, less what affinity, a container's quota or CORES_AT_MOST forbid.
+
+    A quota of one and a half cores counts as two. Raises ConfigError where CORES_AT_MOST holds no whole number.
+    """
+    from joblib import cpu_count  # type: ignore[import-untyped]  # costs a tenth of a second, which --help does not have
+
+    try:
+        return int(cpu_count())
+    except ValueError:
+        given = os.environ.get(CORES_AT_MOST)
+        if given is None:
+            raise
+        raise ConfigError(f"{CORES_AT_MOST} is {given!r}, but should be a whole number of cores; correct or unset it") from None
 
 
 def count_free_memory() -> float:

@@ -162,6 +162,19 @@ def test_unused_and_single_categories_and_bare_images() -> None:
     assert kinds(find_geometry_faults(make_dataset([GOOD[0]], categories=("cat",)))) == {"category-only-one"}
 
 
+@pytest.mark.parametrize(("images", "told"), [(1, "the only image has no annotation: "), (3, "none of the 3 images has an annotation: ")])
+@pytest.mark.parametrize("categories", [(), ("cat",), ("cat", "dog")])
+def test_a_data_set_without_any_annotation_is_one_warning(images: int, told: str, categories: tuple[str, ...]) -> None:
+    dataset = make_dataset(images=images, categories=categories)
+    (finding,) = find_geometry_faults(dataset)
+    assert (finding.kind, finding.severity, finding.where) == ("dataset-without-annotations", "warning", "made")
+    assert finding.message.startswith(told)
+    assert finding.message.endswith("or look why none was found")
+    with_paths = replace(dataset, images=dataset.images.with_columns(label_path=pl.lit("made/labels/0.txt")))
+    (finding,) = find_geometry_faults(replace(with_paths, source=Path("made/data.yaml")))
+    assert finding.message.endswith("or look why none was found (the first image's belong in labels/0.txt)")
+
+
 def test_many_findings_of_a_kind_are_counted() -> None:
     findings = of_kind(find_geometry_faults(make_dataset([*GOOD, *[(0, 0, i, 5, i, 9) for i in range(73)]])), "box-empty")
     assert len(findings) == 51
@@ -492,7 +505,7 @@ def test_many_headers_are_read_in_processes(tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(imagefiles, "PROCESSES_PAY", 1)
     monkeypatch.setattr(imagefiles, "HEADERS_A_TASK", 8)
-    monkeypatch.setattr(imagefiles.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(imagefiles, "count_cores", lambda: 2)
     monkeypatch.setattr(imagefiles, "map_in_processes", count)
     assert np.array_equal(read_image_sizes(paths), here)
     assert asked == [4]
@@ -502,7 +515,7 @@ SCRIPT = """
 from pathlib import Path
 from detclean.formats import imagefiles
 imagefiles.PROCESSES_PAY = 1
-imagefiles.os.cpu_count = lambda: 2
+imagefiles.count_cores = lambda: 2
 paths = sorted(map(str, Path("pictures").iterdir()))
 print("once", imagefiles.read_image_sizes(paths).tolist())
 """

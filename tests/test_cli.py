@@ -21,8 +21,9 @@ from detclean.cli import answer
 from detclean.dataset import Finding
 from detclean.errors import DatasetError
 from detclean.show import progress
+from detclean.show.findings import print_findings
 from detclean.show.progress import Display, clean_text, describe_seconds, open_display
-from detclean.show.summary import print_findings, print_summary
+from detclean.show.summary import print_summary
 
 
 def issue(rank: int, issue_type: str = "swap", probability: float = 0.9, **more: Any) -> dict[str, Any]:
@@ -198,6 +199,17 @@ def test_check_names_the_faults_and_ends_with_status_1(tmp_path: Path, capsys: p
     out = capsys.readouterr().out
     assert "labels/train/a.txt:2" in out
     assert out.splitlines()[-1].endswith("fault") or out.splitlines()[-1].endswith("faults")
+
+
+def test_check_of_a_set_without_any_annotation_is_a_fault(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = write_yolo(tmp_path, "")
+    for path in (tmp_path / "labels").rglob("*.txt"):
+        path.write_text("")
+    assert answer(["check", str(data)]) == 1
+    out = capsys.readouterr().out
+    assert "1 warning\n  dataset-without-annotations: 1\n    data.yaml: none of the 3 images has an annotation" in out
+    assert "note" not in out
+    assert out.endswith(f"{data}: 3 images, 0 annotations, 1 fault\n")
 
 
 def shown(width: int = 100, terminal: bool = False) -> tuple[Console, Callable[[], str]]:

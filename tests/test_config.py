@@ -153,6 +153,10 @@ def test_resolved_yaml_reads_back_the_same(place: Path) -> None:
             "birds.yaml:2: executor.address is 'head', but should be auto, local, HOST:PORT or",
         ),
         ("data: data.yaml\nexecutor: {gpus: 2}\n", "birds.yaml:2: executor.gpus is 2, but should be the share of a GPU"),
+        (
+            "data: data.yaml\nsplit: null\n",
+            "birds.yaml:2: split is null, but should be the part to clean: train, val, test or all; did you mean split: all",
+        ),
         ("data: data.yaml\nname: a/b\n", "birds.yaml:2: name is 'a/b', but should be a plain folder name"),
         ("data: data.yaml\nname: ..\n", "birds.yaml:2: name is '..', but should be a plain folder name"),
         ("data: 12\n", "birds.yaml:1: data is 12, but should be a data.yaml, a COCO"),
@@ -185,6 +189,10 @@ def test_bad_yaml_is_one_line_with_file_and_place(place: Path, text: str, messag
         ("nothing.x=1", "command line: unknown key 'nothing'; known here: name, runs"),
         ("folds.k=1", "command line: folds.k is 1, but should be a whole number of at least 2"),
         ("train.epochs=many", "command line: train.epochs is 'many', but should be a whole number"),
+        (
+            "split=null",
+            "command line: split is null, but should be the part to clean: train, val, test or all; did you mean split=all",
+        ),
         ("data=nowhere", "command line: data: no such file or folder: nowhere"),
         ("issues.types=[swap,badloc", "command line: 'issues.types=[swap,badloc' has a broken list"),
         ("epochs", "command line: 'epochs' is no override; write key=value"),

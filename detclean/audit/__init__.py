@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import polars as pl
@@ -22,6 +22,11 @@ class Audit:
 
     findings: tuple[Finding, ...]
     duplicates: pl.DataFrame
+
+
+def count_faults(findings: Sequence[Finding]) -> int:
+    """How many of the findings are of something wrong, and not merely worth knowing."""
+    return sum(finding.severity in ("error", "warning") for finding in findings)
 
 
 def audit_dataset(

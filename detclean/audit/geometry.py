@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from detclean.boxes import Ints, Mask, aligned_iou, box_area, clip_boxes, find_close_pairs
-from detclean.dataset import Dataset, Finding, Severity
+from detclean.dataset import Dataset, Finding, Severity, shorten_path
 from detclean.formats.records import FINDINGS_PER_KIND
 
 OUTSIDE_PX, OUTSIDE_SHARE = 1.0, 0.01  # how far a box may reach over the border: rounding of a pixel, or of a percent of the side
@@ -94,6 +94,8 @@ def _find_repeated_boxes(dataset: Dataset) -> list[Finding]:
 
 def _find_unused(dataset: Dataset) -> list[Finding]:
     where, findings = dataset.source.name, []
+    if dataset.image_count and not len(dataset.annotations):  # that no category and no image has one is said by that
+        return [Finding("dataset-without-annotations", "warning", where, _describe_emptiness(dataset))]
     used = np.bincount(dataset.annotations.category, minlength=len(dataset.categories))
 
     def describe(category: int) -> tuple[str, str]:
@@ -109,6 +111,13 @@ def _find_unused(dataset: Dataset) -> list[Finding]:
         message = f"{len(bare)} of {dataset.image_count} images have no annotation (first: {first}): background, or not annotated yet?"
         findings.append(Finding("image-without-annotations", "note", where, message))
     return findings
+
+
+def _describe_emptiness(dataset: Dataset) -> str:
+    images, place = dataset.image_count, dataset.images["label_path"][0]
+    told = "the only image has no annotation" if images == 1 else f"none of the {images} images has an annotation"
+    looked = f" (the first image's belong in {shorten_path(place, dataset.source)})" if place else ""
+    return f"{told}: add the labels, or look why none was found{looked}"
 
 
 def _crowd(dataset: Dataset) -> Mask:

@@ -25,6 +25,8 @@ EXISTING_PATHS = ("data", "images", "predictions", "answers")
 # text, whatever stands there: name=2026
 TEXT_KEYS = ("name", "runs", "split", "model", "folds.group_by", "executor.address", *EXISTING_PATHS)
 
+COMMAND_LINE = "command line"  # the place of what stands in no file
+
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -48,7 +50,7 @@ class _Source:
     def place(self, keys: Sequence[str | int]) -> str:
         """`configs/yolo.yaml:7`, `command line`, or the file alone for what stands nowhere."""
         if any(tuple(keys[: len(taken)]) == taken for taken in self.overridden):
-            return "command line"
+            return COMMAND_LINE
         node, line = self.root, None
         for key in keys:
             children = node.value if isinstance(node, yaml.MappingNode) else []
@@ -216,7 +218,10 @@ def _describe(error: ErrorDetails, source: _Source, above: tuple[str, ...]) -> s
         return f"{source.place(())}: {name} is missing; name it: {description}"
     given = error["input"]
     value = _one_line(json.dumps(given) if given is None or isinstance(given, bool) else repr(given))
-    return f"{source.place(keys)}: {name} is {value if len(value) <= 60 else value[:57] + '...'}, but should be {description}"
+    hint = ""
+    if name == "split" and given is None:
+        hint = f"; did you mean split{'=' if source.place(keys) == COMMAND_LINE else ': '}all, which takes every image?"
+    return f"{source.place(keys)}: {name} is {value if len(value) <= 60 else value[:57] + '...'}, but should be {description}{hint}"
 
 
 def _known_part(keys: Sequence[str | int]) -> tuple[tuple[str, ...], str]:

@@ -22,6 +22,7 @@ from PIL import Image
 
 from detclean.boxes import Ints
 from detclean.formats.plainfile import require_plain
+from detclean.machine import count_cores
 
 # IMG_FORMATS of ultralytics/data/utils.py: what is not in it is not trained on either
 IMAGE_ENDINGS = frozenset(["avif", "bmp", "dng", "heic", "heif", "jp2", "jpeg", "jpg", "mpo", "png", "tif", "tiff", "webp"])
@@ -110,8 +111,8 @@ def _end_with(parent: int) -> None:
 
 def read_image_sizes(paths: Sequence[str]) -> Ints:
     """Width and height in pixels of each picture, upright, from its header: (n,) paths -> (n, 2); zeros where it cannot be read."""
-    workers = min(os.cpu_count() or 1, MAX_PROCESSES)
-    if workers == 1 or len(paths) < PROCESSES_PAY:
+    workers = min(count_cores(), MAX_PROCESSES) if len(paths) >= PROCESSES_PAY else 1
+    if workers == 1:
         return _read_headers(paths)
     tasks = [paths[i : i + HEADERS_A_TASK] for i in range(0, len(paths), HEADERS_A_TASK)]
     return np.concatenate(list(map_in_processes(_read_headers, tasks, workers)))

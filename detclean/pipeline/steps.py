@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -24,6 +23,7 @@ from detclean.errors import DatasetError
 from detclean.files import write_whole
 from detclean.formats import read_dataset, write_cleaned
 from detclean.formats.results import read_detections
+from detclean.machine import count_cores
 from detclean.pipeline.sources import add_file_state
 from detclean.runfolder import read_table
 from detclean.score.crop_opinion import CropOpinion, find_weak_categories
@@ -95,7 +95,7 @@ def audit(context: StageContext, cache: Path | None = None, executor: Cluster | 
 
 def count_auditors() -> int:
     """Processes that read pictures."""
-    return min(os.cpu_count() or 1, MOST_AUDITORS)
+    return min(count_cores(), MOST_AUDITORS)
 
 
 def _write_findings(findings: Sequence[Finding], path: Path) -> None:

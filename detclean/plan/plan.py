@@ -147,7 +147,7 @@ def _plan_in(place: Path, config: Config, display: Display, busy: float, begin: 
         rehearsal=rehearsal.rehearse(config, part, brought, per_annotation, set(names), place / "rehearsal"),
         memory=peak_memory(),
         imgsz=int(config.train["imgsz"]),
-        pool=min(steps.count_auditors(), count_cores()),
+        pool=steps.count_auditors(),
         probe=probe,
         slots=_find_slots(config, probe),
     )

@@ -5,7 +5,6 @@ The models are XGBoost's: monotone where the evidence says so, quick on a few th
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import orjson
 import polars as pl
 
 from detclean.boxes import Floats, Ints, Mask
+from detclean.machine import count_cores
 
 CROSS_FITS = 4  # parts of the images, each judged by a model that saw the others only
 ROUNDS = 160
@@ -93,7 +93,7 @@ def fit_ratio(
         asked = ((judged, ratio, folds[image] == fold), (matrix, planted, folds[examples.image] == fold))
         return _fit_and_tell(parameters, matrix[mine], target[mine], weight[mine], asked)
 
-    with ThreadPoolExecutor(min(CROSS_FITS, os.cpu_count() or 1)) as pool:  # a thread a model: their numbers do not depend on how many
+    with ThreadPoolExecutor(min(CROSS_FITS, count_cores())) as pool:  # a thread a model: their numbers do not depend on how many
         models = list(pool.map(fit, range(CROSS_FITS)))
     return Fitted(models, ratio, planted)
 

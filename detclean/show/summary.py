@@ -1,4 +1,4 @@
-"""What a run or a check says at its end: a few tables and sentences, wide enough for 100 columns, and the paths to open next."""
+"""What a run says at its end: a few tables and sentences, wide enough for 100 columns, and the paths to open next."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +15,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from detclean.dataset import Finding
 from detclean.show.progress import clean_text
 
 WIDTH = 100  # of the output where it is no terminal
 WORST_SHOWN = 10
-FINDINGS_SHOWN = 5  # of a kind, where not all are asked for
 OUTPUTS = {
     "report.html": "the report, in a browser",
     "issues.csv": "every issue, worst first",
@@ -53,22 +50,6 @@ def print_summary(summary: Mapping[str, Any], issues: pl.DataFrame, run: Path, c
     if summary.get("crops"):
         _print_crops(summary["crops"], console)
     _print_outputs(run, console)
-
-
-def print_findings(findings: Sequence[Finding], show_all: bool = False, console: Console | None = None) -> None:
-    """The findings of a check by severity and kind, FINDINGS_SHOWN of each kind or all. They come sorted by both."""
-    console = console or open_console()
-    for severity, same_severity in groupby(findings, key=lambda finding: finding.severity):
-        group = list(same_severity)
-        console.print(Text(f"\n{len(group)} {severity}{'s' if len(group) > 1 else ''}", style="bold"))
-        for kind, same_kind in groupby(group, key=lambda finding: finding.kind):
-            members = list(same_kind)
-            shown = members if show_all else members[:FINDINGS_SHOWN]
-            console.print(Text(f"  {clean_text(kind)}: {len(members)}"))
-            for finding in shown:
-                console.print(Text(f"    {clean_text(str(finding))}"), soft_wrap=True)
-            if len(members) > len(shown):
-                console.print(Text(f"    and {len(members) - len(shown)} more; --all shows them", style="dim"))
 
 
 def _print_counts(issues: pl.DataFrame, console: Console) -> None:
