@@ -24,7 +24,7 @@ from detclean.detect.yolo_settings import complete_predict
 from detclean.distribute import open_executor
 from detclean.errors import ConfigError, StageError
 
-ray = pytest.importorskip("ray", reason="Ray is not installed (pip install detclean[ray]): work on other machines is NOT tested")
+ray = pytest.importorskip("ray", reason="Ray is not installed (make install-dev): work on other machines is NOT tested")
 pytestmark = [pytest.mark.filterwarnings(f"ignore::{kind}:ray.*") for kind in ("DeprecationWarning", "FutureWarning")]
 
 ROOT = Path(__file__).parents[1]
