@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
 
 QUIET = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run")
 OFFLINE = ("--disable-background-networking", "--disable-component-update", "--disable-sync")
+PATIENCE = 240_000  # ms: for what comes at once, but on a slow machine
+expect.set_options(timeout=PATIENCE)
 SHOTS = Path(__file__).parent.parent / "docs" / "pictures"
 
 
@@ -29,6 +31,7 @@ def browser() -> Iterator[Browser]:
 def open_page(browser: Browser, width: int = 1280, height: int = 800, **more: object) -> tuple[Page, list[str]]:
     """A page in a context of its own, and a list into which all that goes wrong in it will be written."""
     page = browser.new_context(viewport={"width": width, "height": height}, **more).new_page()
+    page.set_default_timeout(PATIENCE)
     wrong: list[str] = []
 
     def note(message: ConsoleMessage) -> None:

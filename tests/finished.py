@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 from tiny import make_scenes, write_coco, write_results, write_voc, write_yolo
+from trained import SEED
 
 from detclean.config import read_config
 from detclean.pipeline import run_pipeline
@@ -15,14 +16,15 @@ from detclean.show.progress import open_display
 
 DIGITS = Path(__file__).parent.parent / "data" / "digits"
 BUDGET = 12  # issues: the five planted errors and right annotations after them
+SETTINGS = ["score.planting_rounds=30", f"score.seed={SEED}", f"issues.budget={BUDGET}"]
 
 
-def finish_run(root: Path, kind: str = "yolo", budget: int = BUDGET) -> Path:
+def finish_run(root: Path, kind: str = "yolo") -> Path:
     """A data set in a format below `root`/data and a run on it -> the run folder. Takes about two seconds."""
     scenes = make_scenes()
     source = {"yolo": write_yolo, "coco": write_coco, "voc": write_voc}[kind](root / "data", scenes)
     write_results(root / "results.json", scenes, kind)
-    return _run(root, source, ["score.planting_rounds=30", f"issues.budget={budget}"])
+    return _run(root, source, SETTINGS)
 
 
 def _run(root: Path, source: Path, overrides: list[str]) -> Path:
@@ -48,4 +50,4 @@ def finish_digits(root: Path) -> Path:
         rows.append(identity | {"category_id": other, "score": round(float(rng.uniform(0.02, 0.3)), 3)})
     root.mkdir(parents=True, exist_ok=True)
     (root / "results.json").write_text(json.dumps(rows))
-    return _run(root, DIGITS / "data.yaml", ["score.planting_rounds=10", f"answers={DIGITS / 'answers.json'}"])
+    return _run(root, DIGITS / "data.yaml", ["score.planting_rounds=10", f"score.seed={SEED}", f"answers={DIGITS / 'answers.json'}"])

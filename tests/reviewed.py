@@ -67,7 +67,7 @@ def served(run: Run, **more: Any) -> Iterator[str]:
         yield address
     finally:
         server.should_exit = True
-        thread.join(20)
+        thread.join(300)
         listener.close()
     assert not thread.is_alive()
 

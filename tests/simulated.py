@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+from trained import SEED
 
 from detclean.boxes import Boxes, clip_boxes
 from detclean.dataset import ISSUE_TYPES, Dataset
@@ -17,7 +18,7 @@ WIDTH, HEIGHT = 320, 240
 
 def make_truth(images: int = 120, per_image: int = 7, categories: int = 5, seed: int = 0) -> tuple[Boxes, np.ndarray]:
     """True boxes, few of which overlap, and the images' sizes."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed + 1000 * SEED)
     n = images * per_image
     side = np.exp(rng.uniform(np.log(18), np.log(70), (n, 1))) * rng.uniform(0.8, 1.25, (n, 2))
     corner = rng.uniform(0, 1, (n, 2)) * (np.array([WIDTH, HEIGHT]) - side)
@@ -32,7 +33,7 @@ def make_truth(images: int = 120, per_image: int = 7, categories: int = 5, seed:
 
 def detect(truth: Boxes, sizes: np.ndarray, categories: int = 5, seed: int = 1, seen: float = 0.93) -> Boxes:
     """Detections of the true objects with modest confidences, full score vectors, misses, confusions and false alarms."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed + 1000 * SEED)
     found = truth[rng.random(len(truth)) < seen]
     side = np.tile(found.xyxy[:, 2:] - found.xyxy[:, :2], 2)
     xyxy = clip_boxes(found.xyxy + rng.normal(0, 0.04, side.shape) * side, sizes[found.image_index])
@@ -79,5 +80,5 @@ def as_dataset(annotations: Boxes, sizes: np.ndarray, categories: int = 5) -> Da
 def make_case(images: int = 120, rate: float = 0.04, seed: int = 0) -> tuple[Dataset, Boxes, Planted, Boxes]:
     """A data set with planted errors, detections that never saw them, what was planted, and the true boxes."""
     truth, sizes = make_truth(images, seed=seed)
-    planted = plant_errors(truth, sizes, 5, dict.fromkeys(ISSUE_TYPES, rate), np.random.default_rng(seed + 10))
+    planted = plant_errors(truth, sizes, 5, dict.fromkeys(ISSUE_TYPES, rate), np.random.default_rng(seed + 10 + 1000 * SEED))
     return as_dataset(planted.annotations, sizes), detect(truth, sizes, seed=seed + 20), planted, truth

@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 from PIL import Image
 from simulated import HEIGHT, WIDTH, make_case, make_truth
+from trained import expect
 
 import detclean
 from detclean.boxes import xyxy_to_xywh
@@ -57,12 +58,13 @@ def _small_models(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(boosting, "ROUNDS", 8)
 
 
+@pytest.mark.trained
 def test_a_data_set_in_memory(tmp_path: Path, case: Case, issues: pl.DataFrame) -> None:
     dataset, _, kinds = case
     assert issues.height == 12
     assert issues.columns[: len(COLUMNS)] == list(COLUMNS)
     wrong = [a is not None and kinds[a] != "" for a in issues["annotation"].to_list()]
-    assert sum(wrong) >= 4  # of 12 rows, where one annotation in six is wrong
+    expect("rows of 12 that are wrong, where one annotation in six is", sum(wrong), least=4)
     folder = tmp_path / "out [1]"
     detclean.write_issues(issues, dataset, folder)
     assert {path.name for path in folder.iterdir()} == {"issues.parquet", "issues.csv", "issues.coco.json", "issues_yolo"}
@@ -100,11 +102,12 @@ def test_the_same_call_gives_the_same_issues(case: Case) -> None:
     assert one.equals(other)
 
 
+@pytest.mark.trained
 def test_types_and_precision_are_arguments(case: Case) -> None:
     dataset, found, _ = case
     issues = detclean.find_issues(dataset, found, target_precision=0.5, types=("swap", "overlooked"))
     assert set(issues["issue_type"]) <= {"swap", "overlooked"}
-    assert issues.height > 0
+    expect("issues of two types", issues.height, least=1)
     assert issues["probability"].mean() >= 0.5  # type: ignore[operator]
 
 

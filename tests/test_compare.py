@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +13,8 @@ import polars as pl
 import pytest
 import yaml
 from finished import finish_run
-from tiny import environment, write_model
+from tiny import write_model
+from trained import SEED, expect
 
 from detclean.boxes import Boxes, write_boxes
 from detclean.cli import BAD_INPUT, answer
@@ -28,7 +27,7 @@ from detclean.pipeline.compare import list_strategies, read_version, write_label
 from detclean.runfolder import open_run
 from detclean.stages import StageContext
 
-TRAIN = {"epochs": 1, "imgsz": 64, "batch": 8, "device": "cpu", "workers": 0}
+TRAIN = {"epochs": 1, "imgsz": 64, "batch": 8, "device": "cpu", "workers": 0, "seed": SEED}
 
 
 @pytest.fixture(scope="module")
@@ -42,14 +41,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def compare(run: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "detclean", "compare", str(run), *options]
-    return subprocess.run(command, check=False, capture_output=True, text=True, cwd=run, env=environment(run.parent / "home"))
-
-
-def test_versions_are_trained_alike_and_judged_on_images_nobody_cleaned(run: Path) -> None:
-    done = compare(run, "--strategies", "reweight", "--seeds", "1")
-    assert (done.returncode, done.stderr) == (0, "")
+@pytest.mark.trained
+@pytest.mark.usefixtures("warm")
+def test_versions_are_trained_alike_and_judged_on_images_nobody_cleaned(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["compare", str(run), "--strategies", "reweight", "--seeds", "1"]
+    status, said = answer(command), capsys.readouterr()
+    assert (status, said.err) == (0, "")
     document = orjson.loads((run / "compare" / "compare.json").read_bytes())
     assert (document["test"], document["images"], document["seeds"]) == ("val", 4, 1)
     assert list(document["versions"]) == ["as given", "reweight", "random, as much as reweight"]
@@ -60,10 +57,10 @@ def test_versions_are_trained_alike_and_judged_on_images_nobody_cleaned(run: Pat
     assert slugs == ["given", "random-reweight", "reweight"]
     for stage in stages:
         assert sorted(path.name for path in (stage / "weights").iterdir()) == ["fold-0.weights"]
-    assert "seed 1 of 1" in done.stdout
+    assert "seed 1 of 1" in said.out
     doubts = document["test_labels"]
     assert (doubts["noisy"], doubts["images_distrusted"], doubts["calibrated"], document["trusted"]) == (0, 0, False, None)
-    assert "None of the 14 test labels looks more wrong than right (by simple rules: too few to learn from)." in done.stdout
+    assert "None of the 14 test labels looks more wrong than right (by simple rules: too few to learn from)." in said.out
     assert len((run / "compare" / "test_issues.csv").read_text().splitlines()) == 1  # the header
     assert say_verdict(document).splitlines()[0] in (run / "report.html").read_text()
     given, reweight = (next((run / "compare" / "stages").glob(f"labels-{slug}-????????????")) for slug in ("given", "reweight"))
@@ -71,10 +68,10 @@ def test_versions_are_trained_alike_and_judged_on_images_nobody_cleaned(run: Pat
     draw = np.load(reweight / "draw.npy")
     assert draw.shape == (1, 28)
     assert not draw[0, 24:].any()  # the test
-    assert draw[0, 10] < 0.3 < 0.8 < draw[0, 0]  # an error was planted in the first of the two
+    expect("weight of an image with a planted error", draw[0, 10], most=0.3)
+    expect("weight of an image without", draw[0, 0], least=0.8)
 
-    again = compare(run, "--strategies", "reweight", "--seeds", "1")
-    assert (again.returncode, again.stderr) == (0, "")
+    assert (answer(command), capsys.readouterr().err) == (0, "")
     assert orjson.loads((run / "compare" / "compare.json").read_bytes()) == document
     assert sorted((run / "compare" / "stages").glob("train-*")) == stages
 

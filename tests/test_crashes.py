@@ -12,7 +12,7 @@ import numpy as np
 import orjson
 import polars as pl
 import pytest
-from finished import finish_run
+from finished import SETTINGS, finish_run
 from rich.console import Console
 
 from detclean.boxes import Boxes
@@ -44,7 +44,7 @@ def root(finished: Path, tmp_path: Path) -> Path:
 
 def repeat(root: Path) -> Path:
     with open_display(console=Console(quiet=True)) as display:
-        return run_pipeline(read_config(root / "config.yaml", ["score.planting_rounds=30", "issues.budget=12"]), display).folder
+        return run_pipeline(read_config(root / "config.yaml", SETTINGS), display).folder
 
 
 def stages_of(folder: Path) -> dict[str, Path]:

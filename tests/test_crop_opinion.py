@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from simulated import detect, make_truth
+from trained import SEED, expect
 
 from detclean.score.crop_opinion import FEW_ANNOTATIONS, GOOD_AGREEMENT, CropOpinion, find_weak_categories
 from detclean.score.looks import draw_looks
@@ -16,7 +17,7 @@ def opinion() -> CropOpinion:
     truth, sizes = make_truth(60)
     looks, found = draw_looks(truth, sizes, 5), detect(truth, sizes)
     opinion = CropOpinion(looks, found, 5)
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(SEED)
     true = np.concatenate([np.where(looks.annotation >= 0, truth.category[looks.annotation], 5), found.category])
     image = np.concatenate([looks.boxes.image_index, found.image_index])
     true = true[np.argsort(image, kind="stable")]
@@ -25,13 +26,15 @@ def opinion() -> CropOpinion:
     return opinion
 
 
+@pytest.mark.trained
 def test_each_row_gets_its_own_opinion(opinion: CropOpinion) -> None:
     looks = opinion._looks
     own = opinion.looks["crop_self_confidence"].to_numpy()
     clear = looks.boxes.category >= 2
     right, swapped = clear & (looks.kind == ""), clear & (looks.kind == "swap")
-    assert np.median(own[right]) > 0.35 > 0.15 > np.median(own[swapped])
-    assert np.median(opinion.looks["crop_background"].to_numpy()[looks.kind == "spurious"]) > 0.35
+    expect("median own confidence, right", np.median(own[right]), least=0.35)
+    expect("median own confidence, swapped", np.median(own[swapped]), most=0.15)
+    expect("median background, spurious", np.median(opinion.looks["crop_background"].to_numpy()[looks.kind == "spurious"]), least=0.35)
     assert opinion.detections.height == len(opinion._found)
     assert not any(name.endswith("other_category") for name in opinion.looks.columns)
 
@@ -41,12 +44,14 @@ def test_boxes_are_sorted_by_image_and_know_what_stands_on_nothing(opinion: Crop
     assert opinion.background.sum() == (opinion._looks.kind == "spurious").sum()
 
 
+@pytest.mark.trained
 def test_crops_take_over_only_what_they_know(opinion: CropOpinion) -> None:
     weak = np.array([True, False, True, False, False])
     facts = opinion.describe(tuple("abcde"), weak, {"a": 0.1, "b": 0.9, "c": None, "d": 0.8, "e": 0.8})
     assert [entry["category"] for entry in facts["weak"]] == ["a", "c"]
     assert [entry["category"] for entry in facts["took_over"]] == ["c"]  # 'a' looks like anything, and its crops do not know it either
-    assert facts["took_over"][0]["agreement"] >= GOOD_AGREEMENT > facts["weak"][0]["agreement"]
+    expect("agreement of what takes over", facts["took_over"][0]["agreement"], least=GOOD_AGREEMENT)
+    expect("agreement of what looks like anything", facts["weak"][0]["agreement"], most=GOOD_AGREEMENT)
     assert facts["took_over"][0]["ap"] == 0
     pairs = facts["light"]["overlapping"]
     assert {name for pair in pairs for name in (pair["first"], pair["second"])} <= set("abcde")

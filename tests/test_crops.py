@@ -10,6 +10,8 @@ import pytest
 from PIL import Image
 from simulated import make_truth
 from tiny import describe_tree, write_model
+from trained import SEED, expect
+from warm import warm_children
 
 from detclean.boxes import Boxes
 from detclean.dataset import Dataset
@@ -26,6 +28,7 @@ from detclean.score.crops import (
 )
 from detclean.score.looks import Looks, draw_looks
 
+pytestmark = pytest.mark.usefixtures("warm")
 SIDE, IMAGES, NO_PICTURE = 64, 10, 9
 CATEGORIES = 4
 FOLDS = np.array([[0, 1] * 5])
@@ -127,30 +130,34 @@ def pictures(place):
 @pytest.fixture(scope="module")
 def trained(place, pictures):
     settings = {"epochs": 1, "imgsz": SIDE, "batch": 4, "device": "cpu", "close_mosaic": 0}
-    train_folds(pictures[0], FOLDS, place / "train", model=str(place / "tiny-yolo26n.yaml"), train=settings, workers=2)
+    with warm_children():
+        train_folds(pictures[0], FOLDS, place / "train", model=str(place / "tiny-yolo26n.yaml"), train=settings, seed=SEED, workers=2)
     return place / "train"
 
 
 @pytest.fixture(scope="module")
 def embedded(place, pictures, trained):
     dataset, looks, _ = pictures
-    return embed_boxes(dataset, FOLDS, trained, looks, place / "features", device="cpu", workers=2)
+    with warm_children():
+        return embed_boxes(dataset, FOLDS, trained, looks, place / "features", device="cpu", workers=2)
 
 
 def classify(place, pictures, out, **changed):
     dataset, looks, background = pictures
-    settings = {"model": str(place / "tiny-n-cls.yaml"), "imgsz": 32, "epochs": 30, "device": "cpu", "workers": 2} | changed
+    settings = {"model": str(place / "tiny-n-cls.yaml"), "imgsz": 32, "epochs": 30, "device": "cpu", "workers": 2, "seed": SEED} | changed
     return classify_crops(dataset, FOLDS, looks, background, out, **settings)
 
 
 @pytest.fixture(scope="module")
 def classified(place, pictures):
     before = describe_tree(place / "data")
-    probability = classify(place, pictures, place / "crops")
+    with warm_children():
+        probability = classify(place, pictures, place / "crops")
     assert describe_tree(place / "data") == before
     return probability
 
 
+@pytest.mark.trained
 def test_features_tell_what_is_in_a_box(pictures, embedded):
     _, looks, background = pictures
     assert embedded.shape == (1, len(looks), 32)
@@ -161,7 +168,9 @@ def test_features_tell_what_is_in_a_box(pictures, embedded):
         mine = np.flatnonzero((FOLDS[0][looks.image_index] == fold) & (looks.image_index != NO_PICTURE))
         distance = np.linalg.norm(embedded[0][mine][:, None] - embedded[0][mine], axis=2)
         np.fill_diagonal(distance, np.inf)
-        assert (kind[mine][distance.argmin(axis=1)] == kind[mine]).mean() > 0.6  # the detector has hardly learnt
+        expect(
+            f"share of boxes next to one of their kind, fold {fold}", (kind[mine][distance.argmin(axis=1)] == kind[mine]).mean(), least=0.6
+        )
 
 
 def test_features_that_are_damaged_are_made_again_and_are_the_same(place, pictures, trained, embedded, monkeypatch):
@@ -173,13 +182,16 @@ def test_features_that_are_damaged_are_made_again_and_are_the_same(place, pictur
     assert np.array_equal(embed_boxes(dataset, FOLDS, trained, looks, place / "features"), embedded, equal_nan=True)
 
 
+@pytest.mark.trained
 def test_classifiers_know_crops_of_images_that_they_were_not_trained_on(pictures, classified):
     _, looks, background = pictures
     assert classified.shape == (1, len(looks), 3)
     there = looks.image_index != NO_PICTURE
     assert np.isnan(classified[0][~there]).all()
     assert np.allclose(classified[0][there].sum(axis=1), 1, atol=1e-5)
-    assert (classified[0].argmax(axis=1) == np.where(background, 2, looks.category))[there].mean() > 0.9
+    expect(
+        "share of crops that are known", (classified[0].argmax(axis=1) == np.where(background, 2, looks.category))[there].mean(), least=0.9
+    )
 
 
 def test_a_classifier_does_not_see_its_own_folds_labels(place, pictures, classified, tmp_path):
@@ -214,7 +226,7 @@ def test_models_that_cannot_be_are_met_first(place, pictures, tmp_path):
 
 def make_features(looks: Looks, truth: Boxes, folds: np.ndarray, seed: int = 0) -> np.ndarray:
     """(1, l, 8): what stands at each look, whatever its label says, with noise; background lies apart from all categories."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed + SEED)
     centres = rng.normal(0, 3, (2, CATEGORIES + 1, 8))
     really = np.where(looks.annotation >= 0, truth.category[looks.annotation], CATEGORIES)
     features = centres[folds[0][looks.boxes.image_index], really] + rng.normal(0, 1, (len(looks), 8))
@@ -225,7 +237,7 @@ def make_features(looks: Looks, truth: Boxes, folds: np.ndarray, seed: int = 0) 
 def simulated():
     """Annotations with every tenth category wrong, and looks at them."""
     truth, sizes = make_truth(60, 7, CATEGORIES)
-    rng = np.random.default_rng(1)
+    rng = np.random.default_rng(1 + SEED)
     wrong = rng.random(len(truth)) < 0.1
     category = np.where(wrong, (truth.category + rng.integers(1, CATEGORIES, len(truth))) % CATEGORIES, truth.category)
     looks = draw_looks(Boxes(truth.image_index, category, truth.xyxy), sizes, CATEGORIES)
@@ -239,44 +251,49 @@ def evidence(simulated):
     return compute_crop_evidence(features, looks.boxes, looks.kind, folds, CATEGORIES)
 
 
+@pytest.mark.trained
 def test_wrong_categories_are_told_and_the_right_one_is_named(simulated, evidence):
     looks, truth, wrong, _, _ = simulated
     table = evidence.looks.filter(pl.Series(looks.kind == ""))
     for name, sign in (("same", -1), ("other", 1), ("self_confidence", -1), ("margin", -1), ("neighbours", 1)):
         values = sign * table[f"crop_{name}"].to_numpy()
-        assert (values[wrong][:, None] > values[~wrong]).mean() > 0.97, name
+        expect(f"AUROC of {name}", (values[wrong][:, None] > values[~wrong]).mean(), least=0.97)
     influence = table["crop_influence"].to_numpy()  # weaker, as it asks what the error does to the loss on other rows
-    assert (influence[wrong][:, None] > influence[~wrong]).mean() > 0.75
-    assert (table["crop_other_category"].to_numpy()[wrong] == truth.category[wrong]).mean() > 0.97
+    expect("AUROC of influence", (influence[wrong][:, None] > influence[~wrong]).mean(), least=0.75)
+    expect("share of the right names", (table["crop_other_category"].to_numpy()[wrong] == truth.category[wrong]).mean(), least=0.97)
 
 
+@pytest.mark.trained
 def test_planted_errors_look_as_real_ones(simulated, evidence):
     looks, _, wrong, _, _ = simulated
     same = evidence.looks["crop_same"].to_numpy()
     right = looks.given[~wrong]
     swapped = np.flatnonzero(looks.kind == "swap")
     swapped = swapped[~wrong[looks.annotation[swapped]]]
-    assert np.median(same[swapped]) < 0.1
-    assert np.median(same[right]) > 0.6
+    expect("median same, swapped", np.median(same[swapped]), most=0.1)
+    expect("median same, right", np.median(same[right]), least=0.6)
     background = evidence.looks["crop_background"].to_numpy()
-    assert np.median(background[looks.kind == "spurious"]) > 0.6
-    assert np.median(background[looks.given]) < 0.2
+    expect("median background, spurious", np.median(background[looks.kind == "spurious"]), least=0.6)
+    expect("median background, given", np.median(background[looks.given]), most=0.2)
 
 
+@pytest.mark.trained
 def test_cleanlab_flags_the_wrong_ones_and_counts_categories(simulated, evidence):
     looks, _, wrong, _, _ = simulated
     flag = evidence.flag[looks.given]
-    assert flag[wrong].mean() > 0.9
-    assert flag[~wrong].mean() < 0.03
+    expect("share of the wrong that are flagged", flag[wrong].mean(), least=0.9)
+    expect("share of the right that are flagged", flag[~wrong].mean(), most=0.03)
     assert not evidence.flag[looks.kind != ""].any()
     assert evidence.facts["label_issues"] == flag.sum()
     assert np.array(evidence.facts["confident_joint"]).sum() == len(wrong)
-    assert all(0.8 < share < 0.98 for share in evidence.facts["agreement"])
+    expect("least agreement of a category", min(evidence.facts["agreement"]), least=0.8)
+    expect("most agreement of a category", max(evidence.facts["agreement"]), most=0.98)
     shares = [pair["share"] for pair in evidence.facts["overlapping"]]
     assert len(shares) == CATEGORIES * (CATEGORIES - 1) / 2
     assert shares == sorted(shares, reverse=True)
 
 
+@pytest.mark.trained
 def test_candidates_are_judged_but_not_learnt_from(simulated, evidence):
     looks, truth, _, folds, features = simulated
     rows = looks.given[::3]
@@ -285,7 +302,7 @@ def test_candidates_are_judged_but_not_learnt_from(simulated, evidence):
         features, looks.boxes, looks.kind, folds, CATEGORIES, candidates=candidates, candidate_features=features[:, rows]
     )
     assert with_them.looks.equals(evidence.looks) or np.allclose(with_them.probability, evidence.probability)
-    assert np.median(with_them.candidates["crop_same"].to_numpy()) > 0.6
+    expect("median same of candidates", np.median(with_them.candidates["crop_same"].to_numpy()), least=0.6)
     assert with_them.candidates.height == len(candidates)
 
 
@@ -305,13 +322,14 @@ def test_no_row_is_judged_by_what_was_learnt_from_its_image(simulated):
     assert not np.allclose(before.probability[~mine], after.probability[~mine])
 
 
+@pytest.mark.trained
 def test_influence_is_what_learning_from_a_row_does_to_the_loss():
     """The first-order change, against fits with a few rows weighted up a little."""
     from sklearn.linear_model import LogisticRegression
 
     from detclean.score import crops
 
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(SEED)
     target = rng.integers(0, 2, 400)
     features = rng.normal(0, 1, (400, 3)) + np.where(target == 1, 1.0, -1.0)[:, None] * [1.0, 0.3, 0]
     flipped = np.where(np.arange(400) % 5 == 0, 1 - target, target)
@@ -330,7 +348,7 @@ def test_influence_is_what_learning_from_a_row_does_to_the_loss():
 
     rows = np.arange(0, 200, 8)
     change = np.array([loss_with(row, 0.1) - loss_with(row, 1e-9) for row in rows.tolist()])
-    assert np.corrcoef(change, influence[rows])[0, 1] > 0.95
+    expect("correlation of influence and loss", np.corrcoef(change, influence[rows])[0, 1], least=0.95)
 
 
 def test_groups_of_images_stay_together():

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -16,7 +17,8 @@ import polars as pl
 import pytest
 import yaml
 from PIL import Image
-from tiny import describe_tree, write_model
+from tiny import describe_tree, find_children, hold_at, write_model
+from trained import SEED, expect
 
 from detclean.boxes import Boxes
 from detclean.dataset import Dataset, open_dataset, write_dataset
@@ -29,6 +31,7 @@ from detclean.detect.yolo_settings import choose_slots, count_room, count_side_b
 from detclean.detect.yolo_view import find_names, format_labels, write_fold_lists, write_questions
 from detclean.errors import ConfigError, StageError
 
+pytestmark = pytest.mark.usefixtures("warm")
 SIDE = 64
 EPOCHS = 4
 FOLDS = np.array([[0, 1] * 5])
@@ -121,7 +124,7 @@ def dataset(place):
 
 
 def train(place, dataset, out, **changed):
-    arguments = {"model": str(place / "tiny-yolo26n.yaml"), "train": TRAIN, "seed": 3, "workers": 2} | changed
+    arguments = {"model": str(place / "tiny-yolo26n.yaml"), "train": TRAIN, "seed": 3 + SEED, "workers": 2} | changed
     train_folds(dataset, FOLDS, out / "train", **arguments)
 
 
@@ -130,20 +133,23 @@ def predict(dataset, out, trained=None, **changed) -> Predictions:
     return predict_out_of_fold(dataset, FOLDS, trained or out / "train", out / "detect", **arguments)
 
 
-def start(folder: Path, what: str, places: list[Path], **settings) -> subprocess.Popen[bytes]:
-    """One of the two functions, in a process of its own that can be killed."""
+def start(folder: Path, what: str, places: list[Path], held: dict[str, str], **settings) -> subprocess.Popen[bytes]:
+    """One of the two functions, in a process of its own that can be killed. held: where its children wait for that."""
     arguments = {"what": what, "dataset": str(folder / "stored"), "folds": FOLDS.tolist(), "places": list(map(str, places))}
     (folder / f"{what}.json").write_bytes(orjson.dumps(arguments | {"settings": settings}))
-    return subprocess.Popen([sys.executable, "-c", DRIVER, str(folder / f"{what}.json")])
+    return subprocess.Popen([sys.executable, "-c", DRIVER, str(folder / f"{what}.json")], env=os.environ | held)
 
 
-def kill_once(condition, process: subprocess.Popen[bytes], seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline and process.poll() is None:
+def kill_once(condition, process: subprocess.Popen[bytes], folder: Path) -> None:
+    """Kills a process, once it is so far, whose children work in a folder and have to end as well."""
+    while not condition() and process.poll() is None:
         time.sleep(0.01)
+    children = find_children(folder)
     process.kill()
-    process.wait()
-    time.sleep(0.3)
+    assert process.wait() == -signal.SIGKILL
+    while find_children(folder):  # until the test runs out of time: a child that worked on would do so unseen
+        time.sleep(0.01)
+    assert children or not Path("/proc").exists()
 
 
 @pytest.fixture(scope="module")
@@ -175,12 +181,14 @@ def assert_same(one: Predictions, other: Predictions, folds: tuple[int, ...] = (
     assert one.looks.filter(mine).equals(other.looks.filter(theirs))
 
 
+@pytest.mark.trained
 def test_detections_come_from_the_fold_that_did_not_train_on_the_image(undisturbed):
     boxes = undisturbed[0].detections
-    assert len(boxes) > 0
     assert boxes.class_scores.shape == (len(boxes), 2)
     assert (boxes.fold == FOLDS[0][boxes.image_index]).all()
-    assert set(boxes.image_index) == set(range(10)) - {NO_PICTURE}
+    seen = np.bincount(boxes.image_index, minlength=10)
+    assert seen[NO_PICTURE] == 0
+    expect("fewest detections of a picture", np.delete(seen, NO_PICTURE).min(), least=4)
     assert (boxes.repeat == 0).all()
     assert np.array_equal(boxes.score, boxes.class_scores.max(axis=1))
     assert np.array_equal(boxes.category, boxes.class_scores.argmax(axis=1))
@@ -222,13 +230,15 @@ def test_looking_again_with_other_settings_leaves_the_training_alone(place, data
     assert describe_tree(place / OUT / "train") == before
 
 
+@pytest.mark.trained
 def test_where_nothing_is_detected_the_boxes_are_judged_all_the_same(place, dataset, undisturbed, tmp_path):
     nothing = predict(dataset, tmp_path, place / OUT / "train", predict=PREDICT | {"conf": 1.0})
     assert len(nothing.detections) == len(nothing.at_detections) == 0
     assert nothing.looks["row"].to_list() == undisturbed[0].looks["row"].to_list()
-    assert np.allclose(nothing.looks["target_nll"], undisturbed[0].looks["target_nll"])
+    expect("difference of losses", (nothing.looks["target_nll"] - undisturbed[0].looks["target_nll"]).abs().max(), most=1e-5)
 
 
+@pytest.mark.trained
 def test_those_who_learnt_a_label_can_be_asked_about_it_too(place, dataset, undisturbed, tmp_path):
     asked = predict(dataset, tmp_path, place / OUT / "train", everyone=True)
     looks = asked.looks
@@ -236,7 +246,7 @@ def test_those_who_learnt_a_label_can_be_asked_about_it_too(place, dataset, undi
     of = FOLDS[0][looks["row"].to_numpy() // 2]
     assert looks["held_out"].to_list() == (of == looks["fold"].to_numpy()).tolist()
     alone, among = undisturbed[0].looks.sort("row"), looks.filter("held_out").sort("row")
-    assert np.allclose(among["target_nll"], alone["target_nll"], atol=1e-3)
+    expect("difference of losses", (among["target_nll"] - alone["target_nll"]).abs().max(), most=1e-3)
     assert (asked.detections.fold == FOLDS[0][asked.detections.image_index]).all()  # what is detected is still out of fold
     assert len(asked.at_detections) == len(asked.detections) == len(undisturbed[0].detections)
 
@@ -250,13 +260,11 @@ def read_epochs(out: Path, fold: int, kind: str = "epoch") -> list[int]:
 
 def test_killed_in_training_and_resumed_it_ends_with_the_same_bits(place, stored, undisturbed):
     out = place / "killed"
-    settings = {"model": str(place / "tiny-yolo26n.yaml"), "train": TRAIN, "seed": 3, "workers": 2}
-    process = start(place, "train_folds", [out / "train"], **settings)
-    kill_once(lambda: len(read_epochs(out, 0)) >= 2, process)
+    settings = {"model": str(place / "tiny-yolo26n.yaml"), "train": TRAIN, "seed": 3 + SEED, "workers": 2}
+    process = start(place, "train_folds", [out / "train"], hold_at("state.pt", 3), **settings)
+    kill_once(lambda: read_epochs(out, 0) == read_epochs(out, 1) == [1, 2], process, out)
     before = read_epochs(out, 0)
-    assert 2 <= len(before) < EPOCHS
-    time.sleep(1)
-    assert read_epochs(out, 0) == before  # no child trains on unseen
+    assert before == [1, 2]
 
     recorder = Recorder()
     train(place, stored, out, display=recorder)
@@ -273,7 +281,9 @@ def test_killed_in_prediction_and_resumed_it_ends_with_the_same_bits(place, stor
     first, second = (out / "detect" / "folds" / f"fold-{fold}" / "detections.parquet" for fold in range(2))
     settings = {"predict": PREDICT, "device": "cpu", "workers": 1}  # one after the other
     weights = describe_tree(trained)
-    kill_once(first.exists, start(place, "predict_out_of_fold", [trained, out / "detect"], **settings))
+    held = hold_at("fold-1/detections.parquet")
+    process = start(place, "predict_out_of_fold", [trained, out / "detect"], held, **settings)
+    kill_once(lambda: first.exists() and find_children(second.parent), process, out)
     assert first.exists()
     assert not second.exists()
     finished = describe_tree(first.parent)[str(first)]
@@ -474,7 +484,7 @@ print(orjson.dumps([seen, answer, other]).decode())
 def test_the_room_of_a_gpu_is_measured_before_it_is_shared(place, tmp_path):
     job = {"train": {"imgsz": SIDE, "batch": 2, "epochs": 7}, "model": str(place / "tiny-yolo26n.yaml"), "categories": ["a", "b"]}
     (tmp_path / "job.json").write_bytes(orjson.dumps(job | {"weights_folder": str(tmp_path), "trains_on_gpu": True}))
-    environment = os.environ | {"YOLO_CONFIG_DIR": str(tmp_path), "YOLO_OFFLINE": "true"}
+    environment = os.environ | {"YOLO_CONFIG_DIR": str(tmp_path), "YOLO_OFFLINE": "true", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", MEASURE, str(tmp_path / "job.json")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

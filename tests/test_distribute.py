@@ -70,10 +70,16 @@ def begin(code: str) -> Callable[[dict[str, Any], Path], Child]:
 
 
 def test_an_executor_gets_all_jobs_and_as_many_at_a_time_as_it_may(tmp_path: Path) -> None:
-    waiting = "import pathlib, time; time.sleep(0.4); pathlib.Path('marker').touch()"
+    """No child ends before as many have begun as may; more at a time would be seen as well."""
     for at_once, expected in ((None, 4), (2, 2)):
         folder = tmp_path / str(at_once)
         folder.mkdir()
+        waiting = f"""
+import pathlib, time
+pathlib.Path("begun").touch()
+while len(list(pathlib.Path("..").glob("*/begun"))) < {expected}: time.sleep(0.01)
+pathlib.Path("marker").touch()
+"""
         elsewhere = Elsewhere(begin(waiting), at_once)
         jobs = make_jobs(folder, 4)
         run_jobs(jobs, ["cpu"], {"task": "waiting"}, Silence(), elsewhere)
@@ -91,7 +97,7 @@ def test_what_another_machine_wrote_may_be_seen_late(tmp_path: Path, monkeypatch
 
 
 def test_where_one_job_fails_elsewhere_the_others_are_ended(tmp_path: Path) -> None:
-    elsewhere = Elsewhere(begin("import sys, time; time.sleep(0.2); sys.exit(1) if n == 1 else time.sleep(60)"))
+    elsewhere = Elsewhere(begin("import sys, time; time.sleep(0.2); sys.exit(1) if n == 1 else time.sleep(3600)"))
     with pytest.raises(StageError, match=r"^job 1: waiting failed"):
         run_jobs(make_jobs(tmp_path, 3), ["cpu"], {"task": "waiting"}, Silence(), elsewhere)
     assert [child.poll() for child in elsewhere.children] == [-9, 1, -9]

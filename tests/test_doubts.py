@@ -11,6 +11,7 @@ import orjson
 import polars as pl
 import pytest
 from simulated import as_dataset, detect, make_case, make_truth
+from trained import expect
 
 from detclean.boxes import Boxes, write_boxes
 from detclean.dataset import Dataset, write_dataset
@@ -56,6 +57,7 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Dataset, Any, 
     return doubt(tmp_path_factory.mktemp("doubts"), test, found), test, planted, truth
 
 
+@pytest.mark.trained
 def test_planted_errors_of_the_test_are_found(case: tuple[Path, Dataset, Any, Boxes]) -> None:
     out, _, planted, _ = case
     issues = pl.read_csv(out / "issues.csv")
@@ -66,8 +68,8 @@ def test_planted_errors_of_the_test_are_found(case: tuple[Path, Dataset, Any, Bo
     assert facts["calibrated"]
     wrong = set(planted.annotations.image_index[planted.kind != ""].tolist())
     flagged = set(issues.filter(pl.col("issue_type") != "overlooked")["image_id"].to_list())
-    assert len(flagged & wrong) >= 0.7 * len(flagged) > 0
-    assert len(flagged & wrong) >= 0.6 * len(wrong)
+    expect("share of flagged images that are wrong", len(flagged & wrong) / len(flagged), least=0.7)
+    expect("share of wrong images that are flagged", len(flagged & wrong) / len(wrong), least=0.6)
     assert facts["images"] == sorted(set(issues["image_id"].to_list()))  # images are numbered by their place here
 
 

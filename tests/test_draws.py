@@ -1,5 +1,6 @@
 """Images drawn by their trust: how often each comes, and that those nobody trusts come in by no door."""
 
+import os
 import subprocess
 import sys
 import zipfile
@@ -12,13 +13,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_detect import DRIVER, EPOCHS, TRAIN, Recorder, kill_once, make_dataset, read_epochs
-from tiny import write_model
+from tiny import hold_at, write_model
+from trained import SEED
 
 from detclean.dataset import Dataset, open_dataset, write_dataset
 from detclean.detect.draws import draw_epoch, find_part
 from detclean.detect.yolo import list_folds, train_folds
 from detclean.errors import ConfigError, StageError
 
+pytestmark = pytest.mark.usefixtures("warm")
 HELD_OUT = np.where(np.arange(10) == 8, 0, -1)[None]  # one model for all but one image; the last has no picture
 DISTRUSTED = (0, 3)
 SETTINGS = TRAIN | {"mosaic": 1.0, "mixup": 0.5, "cutmix": 0.3, "copy_paste": 0.5, "copy_paste_mode": "mixup"}
@@ -77,7 +80,7 @@ def dataset(place: Path) -> Dataset:
 
 def train(place: Path, dataset: Dataset, name: str, draw: np.ndarray | None, **changed: object) -> dict[str, bytes]:
     """The tensors of the model's file."""
-    arguments = {"model": str(place / "tiny-yolo11n.yaml"), "train": SETTINGS, "seed": 3, "workers": 1} | changed
+    arguments = {"model": str(place / "tiny-yolo11n.yaml"), "train": SETTINGS, "seed": 3 + SEED, "workers": 1} | changed
     train_folds(dataset, HELD_OUT, place / name / "train", draw=draw, **arguments)  # type: ignore[arg-type]
     assert not list((place / name).rglob("draw.npy"))
     with zipfile.ZipFile(place / name / "train" / "weights" / "fold-0.weights") as file:
@@ -107,13 +110,13 @@ def test_what_nobody_trusts_has_no_say_even_after_an_interruption(place: Path, d
     (place / "stored").mkdir()
     write_dataset(other, place / "stored")
     stored, out = open_dataset(place / "stored"), place / "resumed"
-    arguments = {"model": str(place / "tiny-yolo11n.yaml"), "train": SETTINGS, "seed": 3, "workers": 1}
+    arguments = {"model": str(place / "tiny-yolo11n.yaml"), "train": SETTINGS, "seed": 3 + SEED, "workers": 1}
     described = {"what": "train_folds", "dataset": str(place / "stored"), "folds": HELD_OUT.tolist(), "places": [str(out / "train")]}
     (place / "job.json").write_bytes(orjson.dumps(described | {"settings": arguments | {"draw": draw.tolist()}}))
     driver = DRIVER.replace("getattr(yolo", 'arguments["settings"]["draw"] = np.array(arguments["settings"]["draw"])\ngetattr(yolo')
-    process = subprocess.Popen([sys.executable, "-c", driver, str(place / "job.json")])
-    kill_once(lambda: len(read_epochs(out, 0)) >= 2, process)
-    assert 2 <= len(read_epochs(out, 0)) < EPOCHS
+    process = subprocess.Popen([sys.executable, "-c", driver, str(place / "job.json")], env=os.environ | hold_at("state.pt", 3))
+    kill_once(lambda: read_epochs(out, 0) == [1, 2], process, out)
+    assert len(read_epochs(out, 0)) == 2 < EPOCHS
     assert train(place, stored, "resumed", draw) == first
     assert read_epochs(out, 0, "start")[-1] >= 2
     assert first != plain

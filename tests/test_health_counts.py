@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 from simulated import as_dataset, detect, make_truth
+from trained import SEED, expect
 
 from detclean.dataset import ISSUE_TYPES
 from detclean.edit.decisions import Decision
@@ -23,12 +24,13 @@ def suspects(probability: np.ndarray, kind: int = SWAP, per_image: int = 5, deci
     return Suspects(np.arange(n) // per_image, zeros, zeros + kind, probability, np.full(n, decided))
 
 
+@pytest.mark.trained
 def test_the_interval_holds_the_truth_in_most_simulated_data_sets() -> None:
     """Planted at three rates; what misses is worth a look, as 95 % of so few may well be all of them."""
     held = []
     for seed, rate in enumerate((0.02, 0.04, 0.08)):
         truth, sizes = make_truth(40, seed=seed)
-        planted = plant_errors(truth, sizes, 5, dict.fromkeys(ISSUE_TYPES, rate), np.random.default_rng(seed))
+        planted = plant_errors(truth, sizes, 5, dict.fromkeys(ISSUE_TYPES, rate), np.random.default_rng(seed + 1000 * SEED))
         dataset = as_dataset(planted.annotations, sizes)
         scores = score_dataset(dataset, detect(truth, sizes, seed=seed + 50), planting_rounds=3)
         listed = list_suspects(dataset.images, dataset.categories, scores.annotations, scores.candidates)
@@ -36,8 +38,8 @@ def test_the_interval_holds_the_truth_in_most_simulated_data_sets() -> None:
         found = make_count(float(listed.probability.sum()), drawn)
         number = int((planted.kind != "").sum()) + len(planted.removed)
         held.append(found.low <= number <= found.high)
-        assert found.high < 4 * found.expected  # an interval that holds everything says nothing
-    assert sum(held) >= 2
+        expect("upper end of the interval by what is expected", found.high / found.expected, most=4)  # else it says nothing
+    expect("intervals of three that hold the truth", sum(held), least=2)
 
 
 def test_what_is_sure_has_no_interval_and_what_is_not_has_one() -> None:

@@ -110,9 +110,8 @@ def test_the_review_does_not_wait_for_a_pipe(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "p.jpg")
     script = "import sys, pathlib; from detclean.review.pictures import read_picture; print(read_picture(pathlib.Path(sys.argv[1])))"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path / "p.jpg")], env=environment, capture_output=True, text=True, timeout=60, check=False
-    )
+    command = [sys.executable, "-c", script, str(tmp_path / "p.jpg")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.stdout == "None\n"
 
 
@@ -155,7 +154,7 @@ draw_comparison({"versions": {"given": row}, "reference": "given", "images": 3, 
 """
     environment = os.environ | {"PYTHONPATH": str(ROOT), "MPLCONFIGDIR": str(tmp_path), "PATH": str(tmp_path)}
     command = [sys.executable, "-c", script, str(tmp_path / "a.png")]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=100, check=False)
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "a.png").exists()
 

@@ -58,7 +58,7 @@ def test_a_cut_through_equals_is_the_mean_over_their_orders(drawn: list[tuple[bo
     for _ in range(1500):
         order = np.lexsort((rng.random(len(score)), -score))
         shares.append(wrong[order][:first].sum() / first)
-    assert found["precision_at_n"] == pytest.approx(np.mean(shares), abs=0.03)
+    assert found["precision_at_n"] == pytest.approx(np.mean(shares), abs=5 * np.std(shares) / np.sqrt(len(shares)) + 1e-9)
 
 
 def test_recall_is_read_where_a_tenth_of_the_good_is_flagged() -> None:

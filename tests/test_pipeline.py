@@ -29,6 +29,7 @@ from tiny import (
     detect_objects,
     digests,
     environment,
+    hold_at,
     make_scenes,
     start_detclean,
     write_coco,
@@ -38,6 +39,7 @@ from tiny import (
     write_voc,
     write_yolo,
 )
+from trained import SEED, expect
 
 from detclean.boxes import Boxes, xywh_to_xyxy
 from detclean.config import read_config
@@ -52,12 +54,12 @@ TRAINING = {
     "model": "tiny-yolo11n.yaml",
     "folds": {"k": 2, "seed": 1},
     # data loading in the fold's own process: a loader of its own takes longer to start than all there is to load
-    "train": {"epochs": EPOCHS, "imgsz": 64, "batch": 8, "device": "cpu", "workers": 0},
+    "train": {"epochs": EPOCHS, "imgsz": 64, "batch": 8, "device": "cpu", "workers": 0, "seed": SEED},
     "predict": {"conf": 0.0001},  # hardly trained, so hardly confident
     "issues": {"budget": 10},
     "workers": 1,
 }
-SURE = {"score": {"planting_rounds": 30}}  # enough to learn from on so few annotations
+SURE = {"score": {"planting_rounds": 30, "seed": SEED}}  # enough to learn from on so few annotations
 COLUMNS = re.findall(
     r"\w+",
     """rank issue_type probability verdict action image_id file_name annotation_id category x1 y1 x2 y2 suggested_category
@@ -171,10 +173,11 @@ def trained(place: Path) -> Path:
     return place / "runs" / "trained"
 
 
+@pytest.mark.trained
 def test_a_run_folder_is_as_the_contract_has_it(trained: Path) -> None:
     with open(trained / "issues.csv", newline="", encoding="utf-8") as f:
         rows = list(csv.DictReader(f))
-    assert rows
+    expect("issues", len(rows), least=3)
     assert list(rows[0]) == COLUMNS
     assert [row["rank"] for row in rows] == [str(i + 1) for i in range(len(rows))]
     assert all(re.fullmatch(r"labels/train/\d\d\.txt:\d+", row["source"]) for row in rows if row["annotation_id"])
@@ -201,7 +204,10 @@ def test_the_summary_counts_what_the_tables_hold(trained: Path) -> None:
     assert summary["annotations"] == pl.read_parquet(trained / "annotations.parquet", glob=False).height
     assert [(fold["fold"], fold["images"]) for fold in summary["folds"]] == [(0, 12), (1, 12)]
     assert set(summary["seconds"]) == {"load", "audit", "folds", "train", "detect", "crops", "score", "issues", "export"}
-    assert summary["seconds"]["train"] > 1
+    assert all(seconds >= 0 for seconds in summary["seconds"].values())
+    (training,) = (trained / "stages").glob("train-*")
+    told = [path.stat().st_mtime for path in training.glob("folds/fold-*/progress.jsonl")]
+    assert summary["seconds"]["train"] > max(told) - min(told) > 0  # one fold after the other
     assert summary["versions"]["ultralytics"]
 
 
@@ -226,12 +232,10 @@ def test_a_second_run_repeats_nothing_and_changes_nothing(place: Path, trained: 
     }
 
 
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 240) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition() and process.poll() is None and time.monotonic() < deadline:
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    while not condition() and process.poll() is None:
         time.sleep(0.005)
     assert process.poll() is None, process.communicate()
-    assert condition()
 
 
 def kill_group(process: subprocess.Popen[str]) -> None:
@@ -248,14 +252,14 @@ def test_killed_in_training_and_in_looking_side_by_side_or_not_it_ends_with_the_
     """Killed as two folds train side by side, and again as they look; the rest is done one after the other, as all of `trained` was."""
     folder = place / "runs" / "killed"
     command = ("run", "trained.yaml", "name=killed")
-    process = start_detclean(*command, "workers=2", home=place / "home", cwd=place)
-    wait_for(lambda: epochs_of(folder, 0) != [] and epochs_of(folder, 1) != [], process)
+    process = start_detclean(*command, "workers=2", home=place / "home", cwd=place, **hold_at("state.pt", 2))
+    wait_for(lambda: epochs_of(folder, 0) == epochs_of(folder, 1) == [1], process)
     kill_group(process)
     stages = stage_times(folder)
     assert {name.split("-")[0] for name in stages} == {"load", "audit", "folds"}
     assert not (folder / "issues.csv").exists()
 
-    process = start_detclean(*command, "workers=2", home=place / "home", cwd=place)
+    process = start_detclean(*command, "workers=2", home=place / "home", cwd=place, **hold_at("fold-1/detections.parquet"))
     wait_for(lambda: looked_at(folder) != [], process)
     kill_group(process)
     for fold in range(2):
@@ -278,6 +282,7 @@ def test_killed_in_training_and_in_looking_side_by_side_or_not_it_ends_with_the_
     }
 
 
+@pytest.mark.trained
 def test_changed_prediction_settings_repeat_no_training(place: Path, trained: Path) -> None:
     folder = place / "runs" / "sharper"
     shutil.copytree(trained, folder, symlinks=True)
@@ -289,8 +294,10 @@ def test_changed_prediction_settings_repeat_no_training(place: Path, trained: Pa
     assert list((folder / "stages").glob("train-*")) == [training]
     assert describe_tree(training) == before
     detections, earlier = (pl.read_parquet(path / "detections.parquet", glob=False) for path in (folder, trained))
-    assert detections["score"].min() >= 0.0005 > earlier["score"].min()
+    assert detections["score"].min() >= 0.0005
+    expect("least score of before", earlier["score"].min(), most=0.0004)
     assert detections.group_by("image_id").len()["len"].max() == 2
+    expect("images with more than two detections before", (earlier.group_by("image_id").len()["len"] > 2).sum(), least=12)
 
 
 def test_the_cleaned_set_trains_as_it_is(place: Path, trained: Path) -> None:
@@ -326,6 +333,7 @@ def brought(place: Path) -> dict[str, Path]:
     return {kind: place / "runs" / kind for kind in before}
 
 
+@pytest.mark.trained
 @pytest.mark.parametrize("kind", ["yolo", "coco", "voc"])
 def test_a_run_from_predictions(brought: dict[str, Path], kind: str) -> None:
     assert contract_of(brought[kind]) == []
@@ -333,7 +341,7 @@ def test_a_run_from_predictions(brought: dict[str, Path], kind: str) -> None:
     assert issues.columns == COLUMNS
     wrong = {("swap", "01"), ("overlooked", "04"), ("badloc", "07"), ("spurious", "10"), ("duplicate", "13")}
     found = {(row["issue_type"], Path(row["file_name"]).stem[-2:]) for row in issues.iter_rows(named=True)}
-    assert len(found & wrong) >= 3, issues
+    expect("planted errors found of five", len(found & wrong), least=3)
     swap = issues.filter(pl.col("issue_type") == "swap").row(0, named=True)
     truth = make_scenes()[1].objects[0][0]
     assert (swap["suggested_category"], swap["action"]) == (CATEGORIES[truth], "relabel")
@@ -503,7 +511,7 @@ def test_what_a_setting_changes_runs_again_and_nothing_else(quick: Callable[...,
     assert not (folder / "issues.coco.json").exists()
     assert quick("score.planting_rounds=29") == [*ALWAYS, "score", "issues", "export"]
     looking = [*ALWAYS, "detect", "score", "issues", "export"]
-    assert quick("score.seed=1") == looking  # what is planted is drawn before anybody looks
+    assert quick(f"score.seed={SEED + 1}") == looking  # what is planted is drawn before anybody looks
     assert quick("predict.conf=0.02") == looking
     assert quick("predict.max_det=20") == looking
     assert quick("train.epochs=5") == [*ALWAYS, "train", "detect", "score", "issues", "export"]

@@ -4,6 +4,7 @@ import io
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import orjson
@@ -324,15 +325,25 @@ def test_a_real_plan_of_a_tiny_training(tmp_path: Path, temporary: Path, monkeyp
     train = {"epochs": 7, "imgsz": 64, "batch": 4, "device": "cpu", "close_mosaic": 2}
     written = write_config(tmp_path / "c.yaml", data=str(data), model=str(model), runs=str(tmp_path / "runs"), train=train, folds={"k": 3})
     before = describe_tree(tmp_path / "data set")
+    probes: list[Probe] = []
+    probe_training = planning.probe_training
+
+    def remember(*given: Any, **more: Any) -> Probe:
+        probes.append(probe_training(*given, **more))
+        return probes[0]
+
+    monkeypatch.setattr(planning, "probe_training", remember)
     plan = make_plan(read_config(written), quiet())
+    (probe,) = probes
     assert [stage.name for stage in plan.stages] == list(STAGES)
     assert all(stage.seconds >= 0 and stage.done == 0 for stage in plan.stages)
     cost = {stage.name: stage for stage in plan.stages}
-    assert 10 < cost["train"].seconds < 600
+    trained = [train_seconds(probe, pace, 16, 7) for pace in (probe.alone, probe.main)]
+    assert 0 < probe.prepare + min(trained) <= cost["train"].seconds < 2 * (probe.prepare + 3 * max(trained))
+    assert 0 < probe.prepare < cost["detect"].seconds < 2 * cost["train"].seconds
     assert cost["train"].memory > 2e8
     assert cost["train"].disk > 3e5  # three times 90,000 weights in half precision
     assert cost["train"].passing > cost["train"].disk
-    assert 3 < cost["detect"].seconds < cost["train"].seconds
     assert "3 trainings of 7 epochs on 16 images each at 64 px, " in plan.headline
     assert "assumed" in " ".join(plan.basis)
     assert describe_tree(tmp_path / "data set") == before

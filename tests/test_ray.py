@@ -15,7 +15,7 @@ from typing import Any
 
 import orjson
 import pytest
-from tiny import environment, start_detclean, write_config
+from tiny import environment, hold_at, start_detclean, write_config
 
 from detclean.detect import yolo_process
 from detclean.detect.yolo import share_threads
@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.filterwarnings(f"ignore::{kind}:ray.*") for kind in ("
 
 ROOT = Path(__file__).parents[1]
 DIGITS = ROOT / "data" / "digits"
-IMAGES, FOLDS, EPOCHS = 16, 2, 6
+IMAGES, FOLDS, EPOCHS = 16, 2, 3
 # each of two folds at a time gets this many threads here, and so it does there: a node has as many CPUs
 THREADS = share_threads(["cpu"] * FOLDS)
 NODE = {"num_cpus": THREADS, "object_store_memory": 80 * 2**20, "include_dashboard": False}
@@ -60,11 +60,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def machines() -> Iterator[Any]:
-    """Two nodes, each with room for one fold."""
+    """Two nodes, each with room for one fold. A training waits to be lost after its first epoch; one that goes on does not wait."""
     from ray.cluster_utils import Cluster as Nodes
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        for name, value in hold_at("state.pt", 2).items():
+            patch.setenv(name, value)
         patch.setenv("RAY_worker_niceness", "0")  # Ray's 15 would take minutes where the machine has other work
         nodes = Nodes(initialize_head=True, head_node_args=NODE)
         nodes.add_node(**NODE)
@@ -127,9 +129,8 @@ def test_a_run_that_loses_a_worker_and_a_node_ends_with_the_same_issues(place: P
 
     for fold in range(FOLDS):
         epochs, starts = read_epochs(folder, fold), read_epochs(folder, fold, "start")
-        assert 1 <= len(before[fold]) < EPOCHS
-        assert len(starts) == 2  # it was lost once
-        assert starts[1] >= len(before[fold])  # and went on where it was
+        assert before[fold] == [1]
+        assert starts == [0, 1]  # it was lost once, and went on where it was
         assert len(set(epochs)) == len(epochs)  # none was trained twice
         assert {*epochs, *starts} == set(range(EPOCHS + 1))
     log = (folder / "run.log").read_text()
@@ -196,9 +197,10 @@ def test_a_killed_task_ends(machines: Any, tmp_path: Path) -> None:
 
 
 def test_nobody_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray itself, which would try for minutes, is not even asked."""
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    monkeypatch.setattr(ray, "init", lambda *_, **__: pytest.fail("Ray was asked"))
     for address in ("127.0.0.1:1", "ray://127.0.0.1:1", "auto"):
-        started = time.monotonic()
         settings = {"kind": "ray", "address": address, "cpus": "auto", "gpus": 1.0, "at_once": None, "paths": [], "say": str}
         with (
             pytest.raises(StageError, match=r"^executor\.address: \S+: nobody answers .* `ray start --head`") as caught,
@@ -206,4 +208,3 @@ def test_nobody_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         ):
             cluster.count_gpus()
         assert "\n" not in str(caught.value)
-        assert time.monotonic() - started < 20

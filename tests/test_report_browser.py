@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 from browser import SHOTS, open_page
 from finished import finish_digits
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, expect
 from test_report_page import HOSTILE, made_up
 
 from detclean.report import write_report
@@ -62,11 +62,9 @@ def test_types_and_boxes_can_be_chosen_without_a_program(browser: Browser, repor
     page.locator("label[for=only-all]").click()
     assert page.locator(".card:visible").count() == total
     boxes = page.locator(".card .pic svg").first
-    opacity = "element => getComputedStyle(element).opacity"
-    assert boxes.evaluate(opacity) == "1"
+    expect(boxes).to_have_css("opacity", "1")
     page.locator("label[for=bare]").click()
-    page.wait_for_timeout(250)
-    assert boxes.evaluate(opacity) == "0"
+    expect(boxes).to_have_css("opacity", "0")
     assert wrong == []
 
 

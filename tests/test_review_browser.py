@@ -102,7 +102,9 @@ def test_the_wheel_zooms_at_the_pointer_and_dragging_moves_the_picture(browser: 
     page.wait_for_function("old => document.getElementById('canvas').dataset.view !== old", arg=before)
     assert before is not None
     scale, left, top = (float(value) for value in before.split())
-    near, x, y = (float(value) for value in page.locator("#canvas").get_attribute("data-view").split())  # type: ignore[union-attr]
+    zoomed = page.locator("#canvas").get_attribute("data-view")
+    assert zoomed is not None
+    near, x, y = (float(value) for value in zoomed.split())
     place = page.locator("#canvas").bounding_box()
     assert place is not None
     assert near > scale * 1.3
@@ -111,7 +113,7 @@ def test_the_wheel_zooms_at_the_pointer_and_dragging_moves_the_picture(browser: 
     page.mouse.down()
     page.mouse.move(380, 300)
     page.mouse.up()
-    page.wait_for_timeout(50)
+    page.wait_for_function("old => document.getElementById('canvas').dataset.view !== old", arg=zoomed)
     moved = float(page.locator("#canvas").get_attribute("data-view").split()[1])  # type: ignore[union-attr]
     assert moved == pytest.approx(x - 80 / near)
     assert lines(run.folder) == []
@@ -157,9 +159,7 @@ def test_two_windows_see_each_others_work_and_ask_before_they_overrule(browser: 
         press(two, "r")
         assert [line["verdict"] for line in lines(folder)] == ["accept", "reject"]
         press(two, "h")
-        one.wait_for_function(
-            "() => document.getElementById('count').textContent.startsWith('2 of')", timeout=15_000
-        )  # it asks every few seconds
+        one.wait_for_function("() => document.getElementById('count').textContent.startsWith('2 of')")  # it asks every few seconds
         expect(one.locator("#alert")).to_contain_text("Another window decided: hard.")
         one.keyboard.press("a")
         expect(one.locator("#alert")).to_contain_text("again to overrule")

@@ -75,7 +75,7 @@ def test_nothing_else_of_the_disk_is_served_to_who_does_not_tidy_the_path(run: R
     with served(run) as address:
         place = address.removeprefix("http://").rstrip("/")
         for path in ("/image/../../etc/passwd", "//etc/passwd", "/static/../app.py", "/image/%2e%2e/%2e%2e/etc/passwd", "/static/%00", "*"):
-            connection = http.client.HTTPConnection(place, timeout=10)
+            connection = http.client.HTTPConnection(place, timeout=300)
             connection.request("GET", path)
             assert connection.getresponse().status in (400, 404), path
             connection.close()
@@ -88,10 +88,10 @@ def test_it_is_served_until_ctrl_c(run: Run) -> None:
         assert process.stdout is not None
         assert process.stderr is not None
         address = process.stdout.readline().split()[-1]
-        with urllib.request.urlopen(address, timeout=20) as page:
+        with urllib.request.urlopen(address, timeout=300) as page:
             assert b"detclean review" in page.read()
         process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 0
+        assert process.wait(300) == 0
         assert process.stderr.read() == ""
 
 
@@ -138,7 +138,7 @@ def test_the_address_listened_on_is_a_name_of_this_machine(run: Run, host: str, 
 
 
 def test_another_loopback_address_can_be_listened_on(run: Run) -> None:
-    with served(run, host="127.0.0.2") as address, urllib.request.urlopen(address, timeout=20) as page:
+    with served(run, host="127.0.0.2") as address, urllib.request.urlopen(address, timeout=300) as page:
         assert b"detclean review" in page.read()
 
 

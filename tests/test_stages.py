@@ -161,7 +161,7 @@ from pathlib import Path
 from detclean.stages import lock_run
 with lock_run(Path(sys.argv[1])):
     print("held", flush=True)
-    time.sleep(60)
+    time.sleep(3600)
 """
 
 
@@ -189,7 +189,7 @@ def quick(context): (context.out / "x").write_text("x")
 def slow(context):
     (context.out / "y").write_text("half")
     print("in slow", flush=True)
-    time.sleep(60)
+    time.sleep(3600)
 run = Path(sys.argv[1])
 with lock_run(run), open_display(run / "run.log") as display:
     run_stages((Stage("quick", quick), Stage("slow", slow, ("quick",))), run, {}, display)
@@ -200,9 +200,7 @@ def test_sigkill_loses_only_the_stage_it_met(tmp_path: Path, display: Display) -
     run = tmp_path / "killed"
     with subprocess.Popen([sys.executable, "-c", KILLED, str(run)], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        start = time.monotonic()
-        while "in slow" not in process.stdout.readline():
-            assert time.monotonic() - start < 30
+        assert any("in slow" in line for line in process.stdout)
         os.kill(process.pid, signal.SIGKILL)
     ran: list[str] = []
     stages = (Stage("quick", lambda context: ran.append("quick")), Stage("slow", lambda context: ran.append("slow"), ("quick",)))
@@ -219,7 +217,7 @@ def test_a_child_that_lives_on_does_not_keep_the_run(tmp_path: Path) -> None:
     with lock_run(tmp_path):
         child = os.fork()
         if child == 0:
-            time.sleep(60)
+            time.sleep(3600)
             os._exit(0)
     try:
         with lock_run(tmp_path):

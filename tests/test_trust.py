@@ -103,7 +103,7 @@ def call(*arguments: str, code: str | None = None, **settings: Any) -> subproces
     """`python -m detclean`, or a script of its own in its place."""
     command = [sys.executable, *(["-c", code] if code else ["-m", "detclean"]), *arguments]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False, **settings)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, **settings)
 
 
 def test_0_where_all_is_well_and_1_where_something_was_found(tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_3_where_detclean_is_with_a_report_that_leaves_out_the_data(tmp_path: Pa
     data = write_set(home / "secret set", "0 0.5 0.5 0.2 0.2\n")
     environment = os.environ | {"PYTHONPATH": str(ROOT), "HOME": str(home), "TMPDIR": str(tmp_path)}
     command = [sys.executable, "-c", FAILING, "check", str(data)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 3
     assert done.stderr.startswith("error: a bug in detclean: RuntimeError: something else (details: ")
     assert done.stderr.count("\n") == 1
@@ -157,11 +157,11 @@ def test_130_where_it_was_stopped_by_hand(folder: Path) -> None:
     (folder.parent / "c.yaml").write_text(f"name: held\nruns: '{folder.parent}'\ndata: '{open_data(folder)}'\nmodel: yolo11n.yaml\n")
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    log, deadline = folder.parent / "held" / "run.log", time.monotonic() + 60
-    while not (log.exists() and log.stat().st_size) and time.monotonic() < deadline:
+    log = folder.parent / "held" / "run.log"
+    while not (log.exists() and log.stat().st_size) and process.poll() is None:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate()
     assert process.returncode == 130, said
     assert said.endswith("\nstopped; the same command goes on from here\n")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import json
@@ -20,6 +21,7 @@ CATEGORIES = ("red square", "green circle", "blue square")
 COLOURS = ((220, 30, 30), (30, 200, 30), (40, 40, 230))
 TRAIN_IMAGES, VAL_IMAGES = 24, 4
 FRESH = ("XDG_CONFIG_HOME", "XDG_CACHE_HOME", "MPLCONFIGDIR", "YOLO_CONFIG_DIR", "YOLO_OFFLINE", "TORCH_HOME", "OMP_NUM_THREADS")
+HOLD = "DETCLEAN_HOLD"
 
 
 @dataclass
@@ -219,11 +221,30 @@ def digests(folder: Path) -> dict[str, str]:
 def environment(home: Path) -> dict[str, str]:
     """This process's environment with a home of its own and nothing that says where Ultralytics keeps its settings."""
     home.mkdir(parents=True, exist_ok=True)
-    return {name: value for name, value in os.environ.items() if name not in FRESH} | {"HOME": str(home)}
+    return {name: value for name, value in os.environ.items() if name not in (*FRESH, HOLD)} | {"HOME": str(home)}
 
 
-def start_detclean(*arguments: str | Path, home: Path, cwd: Path) -> subprocess.Popen[str]:
-    """`python -m detclean ARGUMENTS` as the leader of a process group of its own."""
+def start_detclean(*arguments: str | Path, home: Path, cwd: Path, **more: str) -> subprocess.Popen[str]:
+    """`python -m detclean ARGUMENTS` as the leader of a process group of its own. more: variables of its environment."""
     command = [sys.executable, "-m", "detclean", *map(str, arguments)]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, cwd=cwd, env=environment(home), start_new_session=True)
+    pipe, own = subprocess.PIPE, environment(home) | more
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, cwd=cwd, env=own, start_new_session=True)
+
+
+def hold_at(pattern: str, number: int = 1) -> dict[str, str]:
+    """Variables with which a process and its children wait to be killed: as a file gets a path that matches, for the `number`th time.
+
+    So what is complete by then does not depend on how fast the machine is. A training that goes on from its checkpoint does not wait.
+    """
+    places = [str(Path(__file__).parent / "hold"), os.environ.get("PYTHONPATH", "")]
+    return {HOLD: f"{pattern}={number}", "PYTHONPATH": os.pathsep.join(filter(None, places))}
+
+
+def find_children(folder: Path) -> list[int]:
+    """The processes that work on a job in a folder."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if b"yolo_worker" in (told := path.read_bytes()) and os.fsencode(folder) in told:
+                found.append(int(path.parent.name))
+    return found

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
+import torchvision  # noqa: F401  # Ultralytics suppresses with its kernel only where it is imported
 from numpy.typing import NDArray
 from ultralytics.data.augment import LetterBox
 from ultralytics.utils.nms import non_max_suppression

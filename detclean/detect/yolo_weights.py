@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
 from ultralytics.nn import tasks
 from ultralytics.nn.modules.head import Detect
 from ultralytics.nn.tasks import DetectionModel
@@ -118,9 +117,12 @@ def check_layout(layout: dict[str, Any]) -> None:
 
 def _find_layer(name: str) -> Any:
     """As Ultralytics' `parse_model` finds it."""
-    for prefix, place in (("nn.", torch.nn), ("torchvision.ops.", torchvision.ops)):
-        if name.startswith(prefix):
-            return getattr(place, name.removeprefix(prefix), None)
+    if name.startswith("torchvision.ops."):
+        import torchvision  # which takes as long as PyTorch itself, for every child
+
+        return getattr(torchvision.ops, name.removeprefix("torchvision.ops."), None)
+    if name.startswith("nn."):
+        return getattr(torch.nn, name.removeprefix("nn."), None)
     return getattr(tasks, name, None)
 
 

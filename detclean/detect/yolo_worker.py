@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from copy import deepcopy
+from importlib import import_module
 from pathlib import Path
 from pickle import UnpicklingError
 from tempfile import TemporaryDirectory
@@ -39,6 +40,15 @@ from detclean.files import write_whole
 
 BOXES_AN_IMAGE = 50  # in the made-up batch: mosaics hold four images' boxes
 CUDA_BYTES = 700 << 20  # what a process takes on a GPU before its first tensor: context, kernels, cuDNN's and cuBLAS' workspaces
+
+TASKS = {
+    "training": "yolo_train.train_fold",
+    "loss dynamics": "yolo_dynamics.train_in_cycles",
+    "prediction": "yolo_predict.predict_fold",
+    "features": "yolo_features.embed_fold",
+    "crop training": "yolo_crops.train_crops",
+    "probe": "yolo_probe.probe",
+}
 
 # Arguments that a training per fold cannot have, and why.
 REFUSED = {
@@ -179,23 +189,9 @@ def _first_line(error: BaseException) -> str:
 
 
 def run_task(job: dict[str, Any]) -> None:
-    """Does one of the jobs that take long. They import as much again as PyTorch itself, and `prepare`, for which all wait, needs none."""
-    from detclean.detect.yolo_crops import train_crops
-    from detclean.detect.yolo_dynamics import train_in_cycles
-    from detclean.detect.yolo_features import embed_fold
-    from detclean.detect.yolo_predict import predict_fold
-    from detclean.detect.yolo_probe import probe
-    from detclean.detect.yolo_train import train_fold
-
-    tasks = {
-        "training": train_fold,
-        "loss dynamics": train_in_cycles,
-        "prediction": predict_fold,
-        "features": embed_fold,
-        "crop training": train_crops,
-        "probe": probe,
-    }
-    tasks[job["task"]](job)
+    """Does one of the jobs that take long, and imports no more than that one needs: it is as much again as PyTorch itself."""
+    module, _, function = TASKS[job["task"]].partition(".")
+    getattr(import_module(f"detclean.detect.{module}"), function)(job)
 
 
 def die_with(parent: int) -> None:
