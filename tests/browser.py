@@ -32,6 +32,8 @@ def open_page(browser: Browser, width: int = 1280, height: int = 800, **more: ob
     """A page in a context of its own, and a list into which all that goes wrong in it will be written."""
     page = browser.new_context(viewport={"width": width, "height": height}, **more).new_page()
     page.set_default_timeout(PATIENCE)
+    # Chromium lets requests through for a while after it was first told to hold some; so it is told before there are any.
+    page.route("**/api/**", lambda route: route.continue_())
     wrong: list[str] = []
 
     def note(message: ConsoleMessage) -> None:
