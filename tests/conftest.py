@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 from browser import browser  # noqa: F401
 from hypothesis import HealthCheck, settings
-from warm import warm_children
+from warm import PLACES, warm_children
 
 WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 if WORKERS > 1 and hasattr(os, "sched_setaffinity"):
@@ -15,6 +15,24 @@ if WORKERS > 1 and hasattr(os, "sched_setaffinity"):
     os.sched_setaffinity(0, mine or os.sched_getaffinity(0))
 settings.register_profile("however fast the machine is", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("however fast the machine is")
+
+LONGEST_FIRST = ("pipeline", "ray", "detect", "dynamics", "draws", "methods", "plan", "distribute", "measure_benchmark", "kill_runs")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Files are handed out as they are ordered below, and not those with the most tests first."""
+    config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take longest first, so that no worker is idle while another one works on the last of them."""
+    names = [f"test_{name}" for name in LONGEST_FIRST]
+    items.sort(key=lambda item: names.index(item.path.stem) if item.path.stem in names else len(names))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _place_of_warm_children(tmp_path_factory: pytest.TempPathFactory) -> None:
+    PLACES.append(tmp_path_factory.mktemp("warm"))
 
 
 @pytest.fixture

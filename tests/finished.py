@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
+import pytest
 from rich.console import Console
 from tiny import make_scenes, write_coco, write_results, write_voc, write_yolo
 from trained import SEED
@@ -15,6 +17,7 @@ from detclean.pipeline import run_pipeline
 from detclean.show.progress import open_display
 
 DIGITS = Path(__file__).parent.parent / "data" / "digits"
+SHARED: dict[str, Path] = {}
 BUDGET = 12  # issues: the five planted errors and right annotations after them
 SETTINGS = ["score.planting_rounds=30", f"score.seed={SEED}", f"issues.budget={BUDGET}"]
 
@@ -25,6 +28,18 @@ def finish_run(root: Path, kind: str = "yolo") -> Path:
     source = {"yolo": write_yolo, "coco": write_coco, "voc": write_voc}[kind](root / "data", scenes)
     write_results(root / "results.json", scenes, kind)
     return _run(root, source, SETTINGS)
+
+
+def share_run(factory: pytest.TempPathFactory, kind: str = "yolo") -> Path:
+    """What `finish_run` makes, once for all files that read or copy it and change neither the run folder nor its data set."""
+    if kind not in SHARED:
+        SHARED[kind] = finish_run(factory.mktemp("shared") / kind, kind)
+    return SHARED[kind]
+
+
+def copy_run(factory: pytest.TempPathFactory, kind: str = "yolo") -> Path:
+    """A run folder of its own; the data set is the one that is shared."""
+    return Path(shutil.copytree(share_run(factory, kind), factory.mktemp("copied") / "done", symlinks=True))
 
 
 def _run(root: Path, source: Path, overrides: list[str]) -> Path:

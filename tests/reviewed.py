@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 import polars as pl
 import pytest
-from finished import finish_run
+from finished import share_run
 from playwright.sync_api import Page
 from starlette.testclient import TestClient
 
@@ -74,7 +74,7 @@ def served(run: Run, **more: Any) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return finish_run(tmp_path_factory.mktemp("review"))
+    return share_run(tmp_path_factory)
 
 
 @pytest.fixture

@@ -6,14 +6,14 @@ import shutil
 from pathlib import Path
 
 import pytest
-from finished import finish_run
+from finished import share_run
 
 from detclean.cli import BAD_INPUT, answer
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return finish_run(tmp_path_factory.mktemp("repair"))
+    return share_run(tmp_path_factory)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import orjson
 import polars as pl
 import pytest
 import yaml
-from finished import finish_run
+from finished import copy_run
 from tiny import write_model
 from trained import SEED, expect
 
@@ -34,7 +34,7 @@ TRAIN = {"epochs": 1, "imgsz": 64, "batch": 8, "device": "cpu", "workers": 0, "s
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run as if its detector had been trained, with settings that train in a moment."""
     root = tmp_path_factory.mktemp("compare")
-    folder = finish_run(root)
+    folder = copy_run(tmp_path_factory)
     document = yaml.safe_load((folder / "config.yaml").read_text())
     document |= {"predictions": None, "model": str(write_model(root / "tiny-yolo11n.yaml")), "train": TRAIN, "predict": {"conf": 0.0001}}
     (folder / "config.yaml").write_text(yaml.safe_dump(document))
@@ -152,8 +152,8 @@ def test_what_cannot_be_compared_is_said_in_one_line(run: Path, case: str, capsy
     assert not Path("nowhere").exists()
 
 
-def test_without_images_to_judge_on_it_is_refused(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = finish_run(tmp_path, "coco")
+def test_without_images_to_judge_on_it_is_refused(tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = copy_run(tmp_path_factory, "coco")
     document = yaml.safe_load((folder / "config.yaml").read_text()) | {"predictions": None}
     (folder / "config.yaml").write_text(yaml.safe_dump(document))
     assert answer(["compare", str(folder)]) == BAD_INPUT

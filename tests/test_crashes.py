@@ -12,7 +12,7 @@ import numpy as np
 import orjson
 import polars as pl
 import pytest
-from finished import SETTINGS, finish_run
+from finished import SETTINGS, finish_run, share_run
 from rich.console import Console
 
 from detclean.boxes import Boxes
@@ -32,7 +32,7 @@ from detclean.stages import Stage, StageContext, run_stages
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return finish_run(tmp_path_factory.mktemp("crashes"))
+    return share_run(tmp_path_factory)
 
 
 @pytest.fixture

@@ -136,6 +136,7 @@ def look(letters: tuple[Dataset, Path], out: Path, executor: Elsewhere | None) -
     )
 
 
+@pytest.mark.usefixtures("warm")
 def test_pieces_see_what_the_fold_sees(letters: tuple[Dataset, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(yolo_pieces, "PIECE_IMAGES", 5)  # two batches
     stray = tmp_path / "pieces" / "folds" / "fold-0-piece-7-of-9"

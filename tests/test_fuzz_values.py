@@ -12,7 +12,7 @@ from xml.sax.saxutils import escape
 import numpy as np
 import orjson
 import pytest
-from finished import finish_run
+from finished import copy_run
 from fuzzing.beside import CONFIG
 from fuzzing.usage import require_sound
 from hypothesis import HealthCheck, given, settings
@@ -69,7 +69,7 @@ def draw_picture(folder: Path) -> str:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return open_run(finish_run(tmp_path_factory.mktemp("runs")))
+    return open_run(copy_run(tmp_path_factory))
 
 
 def records(**fields: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:

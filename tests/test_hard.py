@@ -14,7 +14,7 @@ import orjson
 import polars as pl
 import pytest
 import yaml
-from finished import finish_digits, finish_run
+from finished import copy_run
 from PIL import Image
 from tiny import CATEGORIES, describe_tree, make_scenes, write_images, write_model
 from trained import SEED, expect
@@ -36,7 +36,7 @@ DISPUTED = ("2", "3", "again")  # one model sees the first category where the ot
 @pytest.fixture(scope="module")
 def brought(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run on detections without score vectors."""
-    return finish_run(tmp_path_factory.mktemp("brought"))
+    return copy_run(tmp_path_factory)
 
 
 @pytest.fixture
@@ -274,24 +274,6 @@ def test_every_fold_s_own_model_looks_at_every_new_image(run: Path, new_images: 
     expect("fewest detections of a picture", counts["len"].min(), least=2)
     boxes = [seen.filter(pl.col("fold") == fold).select("image_index", "x1", "score", "class_scores") for fold in range(MODELS)]
     assert boxes[0].equals(boxes[1])
-
-
-@pytest.mark.trained
-def test_the_report_holds_right_against_wrong(tmp_path: Path) -> None:
-    folder = finish_digits(tmp_path)
-    hardest = gather_hardest(open_run(folder))
-    assert hardest is not None
-    expect("right detections", hardest.right, least=500)
-    expect("wrong detections", hardest.wrong, least=5)
-    expect("detections at planted errors", hardest.left_out, least=20)  # what is seen there is right, and the label is not
-    assert all(plot.svg is not None for plot in hardest.plots)
-    assert [len(shots) for shots in hardest.shots.values()] == [4, 4]
-    for shot in (shot for shots in hardest.shots.values() for shot in shots):
-        assert str(shot.picture).startswith("data:image/jpeg;base64,")
-    assert all(shot.given is not None for shot in hardest.shots["right"])
-    page = (folder / "report.html").read_text()
-    assert 'id="hardest"' in page
-    assert "The hardest wrong detections" in page
 
 
 def test_of_too_little_the_report_says_so(brought: Path) -> None:

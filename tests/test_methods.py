@@ -5,8 +5,6 @@ Those that train alike go on in one run folder, so that nothing is trained twice
 
 from __future__ import annotations
 
-import io
-from contextlib import chdir, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +13,8 @@ import polars as pl
 import pytest
 from tiny import CATEGORIES, make_scenes, write_config, write_model, write_results, write_yolo
 from trained import SEED, expect
-from warm import warm_children
+from warm import answer_warm
 
-from detclean.cli import answer
 from detclean.runfolder import open_run
 
 pytestmark = pytest.mark.trained
@@ -43,9 +40,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(place: Path, name: str, *overrides: str) -> tuple[Path, dict[str, Any]]:
-    said = io.StringIO()
-    with warm_children(), chdir(place), redirect_stdout(said), redirect_stderr(said):
-        assert answer(["run", "c.yaml", f"name={name}", *overrides]) == 0, said.getvalue()
+    answer_warm(place, "run", "c.yaml", f"name={name}", *overrides)
     folder = place / "runs" / name
     summary: dict[str, Any] = orjson.loads((folder / "summary.json").read_bytes())
     assert summary["calibrated"]

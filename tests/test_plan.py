@@ -387,6 +387,7 @@ def test_an_interrupted_training_counts_by_its_epochs(tmp_path: Path) -> None:
     assert planning._measure_partial(tmp_path / "nothing", 5) == 0
 
 
+@pytest.mark.usefixtures("warm")
 def test_a_training_that_cannot_be_is_said_in_a_line(tmp_path: Path, temporary: Path) -> None:
     data = write_yolo(tmp_path / "data")
     (tmp_path / "broken.pt").write_bytes(b"no weights")

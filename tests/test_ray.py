@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +14,8 @@ from typing import Any
 
 import orjson
 import pytest
-from tiny import environment, hold_at, start_detclean, write_config
+from tiny import hold_at, start_detclean, write_config
+from warm import answer_warm
 
 from detclean.detect import yolo_process
 from detclean.detect.yolo import share_threads
@@ -114,10 +114,7 @@ def lose_both(folder: Path, process: subprocess.Popen[str], machines: Any) -> li
 
 @pytest.mark.skipif(not Path("/proc").exists(), reason="finds processes in /proc")
 def test_a_run_that_loses_a_worker_and_a_node_ends_with_the_same_issues(place: Path, machines: Any) -> None:
-    command = [sys.executable, "-m", "detclean", "run", "digits.yaml", "name=here"]
-    here = subprocess.run(command, check=False, capture_output=True, text=True, cwd=place, env=environment(place / "home"))
-    assert (here.returncode, here.stderr) == (0, "")
-
+    answer_warm(place, "run", "digits.yaml", "name=here")
     folder = place / "runs" / "there"
     settings = ("name=there", "executor.kind=ray", f"executor.address={machines.address}")
     process = start_detclean("run", "digits.yaml", *settings, home=place / "home", cwd=place)

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+import trained
 from browser import SHOTS, open_page
 from finished import finish_digits
 from playwright.sync_api import Browser, Page, expect
 from test_report_page import HOSTILE, made_up
 
 from detclean.report import write_report
+from detclean.report.hardest import gather_hardest
 from detclean.runfolder import open_run
 
 WIDE = "document.documentElement.scrollWidth - innerWidth"
@@ -21,9 +23,14 @@ SHOWN = "() => [...document.images].every(image => image.complete && image.natur
 
 
 @pytest.fixture(scope="module")
-def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("digits") / "report.html"
-    run = open_run(finish_digits(path.parent / "run"))
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return finish_digits(tmp_path_factory.mktemp("digits"))
+
+
+@pytest.fixture(scope="module")
+def report(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    run = open_run(digits)
     named = {"name": "digits", "data": "data/digits/data.yaml"}  # the screenshots name nothing of this machine
     write_report(replace(run, summary=run.summary | named), path)
     return path
@@ -106,3 +113,23 @@ def test_a_hostile_name_is_shown_as_text(browser: Browser, tmp_path: Path) -> No
     assert page.locator("img[onerror]").count() == 0
     assert page.evaluate(WIDE) <= 0
     assert wrong == []
+
+
+# without a browser
+
+
+@pytest.mark.trained
+def test_the_report_holds_right_against_wrong(digits: Path) -> None:
+    hardest = gather_hardest(open_run(digits))
+    assert hardest is not None
+    trained.expect("right detections", hardest.right, least=500)
+    trained.expect("wrong detections", hardest.wrong, least=5)
+    trained.expect("detections at planted errors", hardest.left_out, least=20)  # what is seen there is right, and the label is not
+    assert all(plot.svg is not None for plot in hardest.plots)
+    assert [len(shots) for shots in hardest.shots.values()] == [4, 4]
+    for shot in (shot for shots in hardest.shots.values() for shot in shots):
+        assert str(shot.picture).startswith("data:image/jpeg;base64,")
+    assert all(shot.given is not None for shot in hardest.shots["right"])
+    page = (digits / "report.html").read_text()
+    assert 'id="hardest"' in page
+    assert "The hardest wrong detections" in page

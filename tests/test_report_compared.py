@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 import pytest
-from finished import finish_run
+from finished import copy_run
 from simulated import as_dataset, detect, make_truth
 
 from detclean.edit.decisions import Decision, DecisionLog
@@ -23,7 +23,7 @@ HOSTILE = ("<script>alert(1)</script>", "$x^2$", "a" * 60, "kind & co", "{{ 7 * 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return open_run(finish_run(tmp_path_factory.mktemp("compared")))
+    return open_run(copy_run(tmp_path_factory))
 
 
 def make_document(categories: tuple[str, ...]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 import pytest
 from bench_report import draw_issues, make_dataset, make_run
-from finished import finish_run
+from finished import copy_run, finish_run
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -93,7 +93,7 @@ def made_up(folder: Path, images: int = 12, issues: int = 15, categories: int = 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return open_run(finish_run(tmp_path_factory.mktemp("finished"), "coco"))
+    return open_run(copy_run(tmp_path_factory, "coco"))
 
 
 def test_the_report_of_a_run_says_what_was_found(finished: Run, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import orjson
 import polars as pl
 import pytest
-from finished import finish_run
+from finished import share_run
 
 from detclean.errors import StageError
 from detclean.runfolder import identify_issues, open_run
@@ -16,7 +16,7 @@ from detclean.runfolder import identify_issues, open_run
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return finish_run(tmp_path_factory.mktemp("runfolder"))
+    return share_run(tmp_path_factory)
 
 
 @pytest.fixture

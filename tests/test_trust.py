@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 import pytest
-from finished import finish_run
+from finished import finish_run, share_run
 
 from detclean import __version__
 from detclean.cli import answer
@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return finish_run(tmp_path_factory.mktemp("trust"))
+    return share_run(tmp_path_factory)
 
 
 @pytest.fixture

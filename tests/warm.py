@@ -7,13 +7,13 @@ ones: in all of test_pipeline.py, in `undisturbed` of test_detect.py and test_dy
 from __future__ import annotations
 
 import atexit
+import io
 import os
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,10 @@ from typing import Any
 import orjson
 import pytest
 
+from detclean.cli import answer
 from detclean.detect import yolo_process, yolo_settings
 
+PLACES: list[Path] = []  # conftest.py puts the one in where the process lives
 HOME = """
 import importlib, os, sys, traceback
 answers = open(os.dup(1), "wb", buffering=0)
@@ -68,11 +70,11 @@ for line in sys.stdin.buffer:
 
 @cache
 def open_home() -> subprocess.Popen[bytes]:
-    place = tempfile.mkdtemp(prefix="detclean-warm-")
-    settings = Path(place) / "Ultralytics" / "settings.json"
+    place = PLACES[0]
+    settings = place / "Ultralytics" / "settings.json"
     settings.parent.mkdir()
-    settings.write_bytes(orjson.dumps(yolo_settings._private_settings(Path(place))))
-    own = os.environ | {"YOLO_CONFIG_DIR": place, "MPLCONFIGDIR": place, "YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false"}
+    settings.write_bytes(orjson.dumps(yolo_settings._private_settings(place)))
+    own = os.environ | {"YOLO_CONFIG_DIR": str(place), "MPLCONFIGDIR": str(place), "YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false"}
     own |= {"YOLO_VERBOSE": "true", "PYTHONUTF8": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     own |= {"OMP_WAIT_POLICY": "passive", "POLARS_MAX_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
     pipe = subprocess.PIPE
@@ -120,6 +122,14 @@ def warm_children() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(yolo_process, "subprocess", Forking)
         yield
+
+
+def answer_warm(place: Path, *arguments: str) -> None:
+    """What `python -m detclean ARGUMENTS` does in a working directory, in this process; it must go well and complain of nothing."""
+    said, complained = io.StringIO(), io.StringIO()
+    with warm_children(), chdir(place), redirect_stdout(said), redirect_stderr(complained):
+        status = answer(list(arguments))
+    assert (status, complained.getvalue()) == (0, ""), said.getvalue()
 
 
 class Forking:
