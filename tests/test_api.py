@@ -43,7 +43,7 @@ Case = tuple[detclean.Dataset, detclean.Boxes, np.ndarray]
 
 @pytest.fixture(scope="module")
 def case() -> Case:
-    dataset, found, planted, _ = make_case(16)
+    dataset, found, planted, _ = make_case(40)
     return dataset, found, planted.kind
 
 
