@@ -186,7 +186,7 @@ def test_no_image_is_judged_by_what_it_taught() -> None:
         return float(np.log(fitted.ratio[wrong[image] == 1]).mean() - np.log(fitted.ratio[wrong[image] == 0]).mean())
 
     by_image = [separation(image, deal_images(image, images, rng)) for _ in range(10)]
-    expect("separation by image", np.mean(by_image), most=0.8)
+    expect("separation by image", np.mean(by_image), most=0.5)
     scattered = rng.permutation(len(image)) % CROSS_FITS  # the test's own test: rows of one image dealt apart are recognised
     expect("separation of images that are dealt apart", separation(np.arange(len(image)), scattered), least=1.5)
 
