@@ -55,7 +55,8 @@ def average_precision(wrong: np.ndarray, probability: np.ndarray) -> float:
     return float(average_precision_score(wrong, probability))
 
 
-# Of spurious boxes less is found, as the 7 % that the simulated detector misses look the same. Chance is 0.04.
+# Of spurious boxes less is found, as the 7 % that the simulated detector misses look the same. Chance is 0.04; ten seeds: badloc 0.92 to
+# 0.99, swap 0.80 to 0.92, spurious 0.40 to 0.61, duplicate 0.89 to 0.97.
 @pytest.mark.trained
 @pytest.mark.parametrize(("kind", "bound"), [("badloc", 0.85), ("swap", 0.75), ("spurious", 0.33), ("duplicate", 0.82)])
 def test_planted_errors_rank_first(case: Case, probabilities: Probabilities, kind: str, bound: float) -> None:
@@ -70,8 +71,8 @@ def test_overlooked_objects_rank_first_among_the_candidates(case: Case, probabil
     mine, theirs, _ = overlapping_pairs(candidates, removed, 0.5)
     taken = match_greedily(mine, theirs, probabilities.overlooked[mine])
     real = np.isin(np.arange(len(candidates)), mine[taken])
-    expect("share of the overlooked among the candidates", real.sum() / len(removed), least=0.8)
-    expect("AP of overlooked", average_precision(real, probabilities.overlooked), least=0.8)
+    expect("share of the overlooked among the candidates", real.sum() / len(removed), least=0.8)  # ten seeds: 0.85 to 0.97
+    expect("AP of overlooked", average_precision(real, probabilities.overlooked), least=0.8)  # ten seeds: 0.98 to 1
 
 
 # The sums were 0 where one empty tail decided the share.
@@ -80,7 +81,8 @@ def test_overlooked_objects_rank_first_among_the_candidates(case: Case, probabil
 def test_probabilities_add_up_to_what_was_planted(case: Case, probabilities: Probabilities, kind: str) -> None:
     planted = int((case[2].kind == kind).sum())
     believed = calibration.BELIEVED.get(kind, 1.0)
-    expect(f"expected {kind} a planted one", probabilities.annotations[kind].sum() / (believed * planted), least=0.55, most=1.6)
+    share = probabilities.annotations[kind].sum() / (believed * planted)
+    expect(f"expected {kind} a planted one", share, least=0.55, most=1.6)  # ten seeds: 0.62 to 1.4
 
 
 def test_probabilities_are_probabilities(probabilities: Probabilities) -> None:
@@ -128,8 +130,8 @@ def test_a_weak_detector_is_not_believed(blind: bool) -> None:
     scores = score_dataset(dataset, found, planting_rounds=2)
     issues = select_issues(scores, dataset)
     # 16 % of the annotations are wrong; believed, it would accuse most
-    expect("issues an annotation", issues.height / len(dataset.annotations), most=0.05)
-    expect("issues that are no duplicates", issues.filter(issues["issue_type"] != "duplicate").height, most=5)
+    expect("issues an annotation", issues.height / len(dataset.annotations), most=0.05)  # ten seeds: 0
+    expect("issues that are no duplicates", issues.filter(issues["issue_type"] != "duplicate").height, most=5)  # ten seeds: 0
 
 
 @pytest.mark.usefixtures("_small_models")
@@ -186,9 +188,9 @@ def test_no_image_is_judged_by_what_it_taught() -> None:
         return float(np.log(fitted.ratio[wrong[image] == 1]).mean() - np.log(fitted.ratio[wrong[image] == 0]).mean())
 
     by_image = [separation(image, deal_images(image, images, rng)) for _ in range(10)]
-    expect("separation by image", np.mean(by_image), most=0.5)
+    expect("separation by image", np.mean(by_image), most=0.5)  # ten seeds: -0.23 to 0.28
     scattered = rng.permutation(len(image)) % CROSS_FITS  # the test's own test: rows of one image dealt apart are recognised
-    expect("separation of images that are dealt apart", separation(np.arange(len(image)), scattered), least=1.5)
+    expect("separation of images that are dealt apart", separation(np.arange(len(image)), scattered), least=1.5)  # ten seeds: 3 to 4.3
 
 
 @pytest.mark.parametrize("direction", [1, -1])

@@ -185,7 +185,7 @@ def test_features_tell_what_is_in_a_box(place, pictures):
         distance = np.linalg.norm(embedded[0][mine][:, None] - embedded[0][mine], axis=2)
         np.fill_diagonal(distance, np.inf)
         alike += (kind[mine][distance.argmin(axis=1)] == kind[mine]).tolist()
-    expect("share of boxes next to one of their kind, where chance is a third", np.mean(alike), least=0.6)
+    expect("share of boxes next to one of their kind, where chance is a third", np.mean(alike), least=0.6)  # ten seeds: 0.7 to 1
 
 
 def test_features_that_are_damaged_are_made_again_and_are_the_same(place, pictures, trained, embedded, monkeypatch):
@@ -272,10 +272,11 @@ def test_wrong_categories_are_told_and_the_right_one_is_named(simulated, evidenc
     table = evidence.looks.filter(pl.Series(looks.kind == ""))
     for name, sign in (("same", -1), ("other", 1), ("self_confidence", -1), ("margin", -1), ("neighbours", 1)):
         values = sign * table[f"crop_{name}"].to_numpy()
-        expect(f"AUROC of {name}", (values[wrong][:, None] > values[~wrong]).mean(), least=0.97)
+        expect(f"AUROC of {name}", (values[wrong][:, None] > values[~wrong]).mean(), least=0.97)  # ten seeds: 1
     influence = table["crop_influence"].to_numpy()  # weaker, as it asks what the error does to the loss on other rows
-    expect("AUROC of influence", (influence[wrong][:, None] > influence[~wrong]).mean(), least=0.7)
-    expect("share of the right names", (table["crop_other_category"].to_numpy()[wrong] == truth.category[wrong]).mean(), least=0.97)
+    expect("AUROC of influence", (influence[wrong][:, None] > influence[~wrong]).mean(), least=0.7)  # ten seeds: 0.77 to 0.95
+    named = table["crop_other_category"].to_numpy()[wrong]
+    expect("share of the right names", (named == truth.category[wrong]).mean(), least=0.97)  # ten seeds: 1
 
 
 @pytest.mark.trained
@@ -285,24 +286,24 @@ def test_planted_errors_look_as_real_ones(simulated, evidence):
     right = looks.given[~wrong]
     swapped = np.flatnonzero(looks.kind == "swap")
     swapped = swapped[~wrong[looks.annotation[swapped]]]
-    expect("median same, swapped", np.median(same[swapped]), most=0.1)
-    expect("median same, right", np.median(same[right]), least=0.6)
+    expect("median same, swapped", np.median(same[swapped]), most=0.1)  # ten seeds: 0.056 to 0.075
+    expect("median same, right", np.median(same[right]), least=0.6)  # ten seeds: 0.77 to 0.81
     background = evidence.looks["crop_background"].to_numpy()
-    expect("median background, spurious", np.median(background[looks.kind == "spurious"]), least=0.6)
-    expect("median background, given", np.median(background[looks.given]), most=0.2)
+    expect("median background, spurious", np.median(background[looks.kind == "spurious"]), least=0.6)  # ten seeds: 0.92 to 0.93
+    expect("median background, given", np.median(background[looks.given]), most=0.2)  # ten seeds: 0.063 to 0.077
 
 
 @pytest.mark.trained
 def test_cleanlab_flags_the_wrong_ones_and_counts_categories(simulated, evidence):
     looks, _, wrong, _, _ = simulated
     flag = evidence.flag[looks.given]
-    expect("share of the wrong that are flagged", flag[wrong].mean(), least=0.88)
-    expect("share of the right that are flagged", flag[~wrong].mean(), most=0.03)
+    expect("share of the wrong that are flagged", flag[wrong].mean(), least=0.88)  # ten seeds: 0.92 to 0.97
+    expect("share of the right that are flagged", flag[~wrong].mean(), most=0.03)  # ten seeds: 0
     assert not evidence.flag[looks.kind != ""].any()
     assert evidence.facts["label_issues"] == flag.sum()
     assert np.array(evidence.facts["confident_joint"]).sum() == len(wrong)
-    expect("least agreement of a category", min(evidence.facts["agreement"]), least=0.8)
-    expect("most agreement of a category", max(evidence.facts["agreement"]), most=0.98)
+    expect("least agreement of a category", min(evidence.facts["agreement"]), least=0.8)  # ten seeds: 0.83 to 0.91
+    expect("most agreement of a category", max(evidence.facts["agreement"]), most=0.98)  # ten seeds: 0.91 to 0.96
     shares = [pair["share"] for pair in evidence.facts["overlapping"]]
     assert len(shares) == CATEGORIES * (CATEGORIES - 1) / 2
     assert shares == sorted(shares, reverse=True)
@@ -317,7 +318,7 @@ def test_candidates_are_judged_but_not_learnt_from(simulated, evidence):
         features, looks.boxes, looks.kind, folds, CATEGORIES, candidates=candidates, candidate_features=features[:, rows]
     )
     assert with_them.looks.equals(evidence.looks) or np.allclose(with_them.probability, evidence.probability)
-    expect("median same of candidates", np.median(with_them.candidates["crop_same"].to_numpy()), least=0.6)
+    expect("median same of candidates", np.median(with_them.candidates["crop_same"].to_numpy()), least=0.6)  # ten seeds: 0.76 to 0.81
     assert with_them.candidates.height == len(candidates)
 
 
@@ -363,7 +364,7 @@ def test_influence_is_what_learning_from_a_row_does_to_the_loss():
 
     rows = np.arange(0, 200, 8)
     change = np.array([loss_with(row, 0.1) - loss_with(row, 1e-9) for row in rows.tolist()])
-    expect("correlation of influence and loss", np.corrcoef(change, influence[rows])[0, 1], least=0.95)
+    expect("correlation of influence and loss", np.corrcoef(change, influence[rows])[0, 1], least=0.95)  # ten seeds: 1 to 1
 
 
 def test_groups_of_images_stay_together():
