@@ -116,17 +116,25 @@ def taker(folder: Path) -> Callable[[str], None]:
     return take
 
 
+def _stop_in_the_middle(place: Place, seconds: float) -> int:
+    """A run that was stopped so long after it took its lock, or sooner where it has ended by then -> its process."""
+    while True:
+        place.clear()
+        pid, lock = start(place.arguments, place.root), place.folder / "lock"
+        while not lock.exists() or not lock.read_text():
+            time.sleep(0.005)
+        if wait(pid, seconds) is None:
+            os.kill(pid, signal.SIGSTOP)
+            return pid
+        seconds /= 2
+
+
 def start_twins(place: Place, times: int) -> list[Row]:
     """The second process is turned away in one line that names the first; when the first is dead, however, it is let in."""
     away, dead = Row("run beside another on one run folder"), Row("run after the holder of the lock was killed")
     rng = random.Random(0)
     for number in range(times):
-        place.clear()
-        first = start(place.arguments, place.root)
-        while not (place.folder / "lock").exists() or not (place.folder / "lock").read_text():
-            time.sleep(0.005)
-        time.sleep(rng.uniform(0, 0.3) * place.seconds)
-        os.kill(first, signal.SIGSTOP)  # so that it cannot end while the other begins
+        first = _stop_in_the_middle(place, rng.uniform(0, 0.3) * place.seconds)  # so that it cannot end while the other begins
         status, said = finish(place.arguments, place.root)
         fault = complain(status, said, f"another detclean \\(process {first}\\)") if status else "two ran at once"
         os.kill(first, signal.SIGCONT)

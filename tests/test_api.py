@@ -43,7 +43,7 @@ Case = tuple[detclean.Dataset, detclean.Boxes, np.ndarray]
 
 @pytest.fixture(scope="module")
 def case() -> Case:
-    dataset, found, planted, _ = make_case(16)
+    dataset, found, planted, _ = make_case(40)
     return dataset, found, planted.kind
 
 
@@ -64,7 +64,7 @@ def test_a_data_set_in_memory(tmp_path: Path, case: Case, issues: pl.DataFrame) 
     assert issues.height == 12
     assert issues.columns[: len(COLUMNS)] == list(COLUMNS)
     wrong = [a is not None and kinds[a] != "" for a in issues["annotation"].to_list()]
-    expect("rows of 12 that are wrong, where one annotation in six is", sum(wrong), least=4)
+    expect("rows of 12 that are wrong, where one annotation in six is", sum(wrong), least=4)  # ten seeds: 5 to 10
     folder = tmp_path / "out [1]"
     detclean.write_issues(issues, dataset, folder)
     assert {path.name for path in folder.iterdir()} == {"issues.parquet", "issues.csv", "issues.coco.json", "issues_yolo"}
@@ -107,7 +107,7 @@ def test_types_and_precision_are_arguments(case: Case) -> None:
     dataset, found, _ = case
     issues = detclean.find_issues(dataset, found, target_precision=0.5, types=("swap", "overlooked"))
     assert set(issues["issue_type"]) <= {"swap", "overlooked"}
-    expect("issues of two types", issues.height, least=1)
+    expect("issues of two types", issues.height, least=1)  # ten seeds: 32 to 48
     assert issues["probability"].mean() >= 0.5  # type: ignore[operator]
 
 

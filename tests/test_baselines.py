@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from simulated import as_dataset, make_case
-from trained import expect
 
 from detclean.boxes import Boxes
 from detclean.dataset import Dataset
@@ -137,25 +136,19 @@ def test_confidence_alone_doubts_what_is_not_seen() -> None:
     assert opinion.candidates.score == pytest.approx([0.3])
 
 
-@pytest.mark.trained
 def test_what_the_baselines_find(case: Case, opinions: dict[str, Opinion]) -> None:
     found = {name: precision(case, opinion) for name, opinion in opinions.items()}
     chance = found["random order"]
-    expect("most AP of a random order", max(chance[kind] for kind in ("swap", "badloc", "spurious", "duplicate")), most=0.12)
-    expect("AP of a random order, any", chance["any"], most=0.3)
-    bounds = {
-        ("FiftyOne mistakenness", "swap"): 0.5,
-        ("FiftyOne mistakenness", "spurious"): 0.2,
-        ("CLOD", "swap"): 0.5,
-        ("CLOD", "overlooked"): 0.4,
-        ("ObjectLab, stretched", "swap"): 0.6,
-        ("plain rules", "swap"): 0.6,
-        ("plain rules", "overlooked"): 0.4,
-    }
-    for (name, kind), bound in bounds.items():
-        expect(f"AP of {name}, {kind}", found[name][kind], least=bound)
-    expect("AP of ObjectLab as published, swap", found["ObjectLab as published"]["swap"], most=0.1)
-    expect("AP of detector confidence, any, as a multiple of chance", found["detector confidence"]["any"] / chance["any"], least=2)
+    assert all(chance[kind] < 0.12 for kind in ("swap", "badloc", "spurious", "duplicate"))
+    assert chance["any"] < 0.3
+    assert found["FiftyOne mistakenness"]["swap"] > 0.5
+    assert found["FiftyOne mistakenness"]["spurious"] > 0.2
+    assert found["CLOD"]["swap"] > 0.5
+    assert found["CLOD"]["overlooked"] > 0.4
+    assert found["ObjectLab, stretched"]["swap"] > 0.6 > 0.1 > found["ObjectLab as published"]["swap"]
+    assert found["plain rules"]["swap"] > 0.6
+    assert found["plain rules"]["overlooked"] > 0.4
+    assert found["detector confidence"]["any"] > 2 * chance["any"]
     unknown = {name: {"swap", "badloc", "spurious", "duplicate"} - set(o.annotations) for name, o in opinions.items()}
     assert unknown["ObjectLab as published"] == {"spurious", "duplicate"}
     assert unknown["CLOD"] == unknown["FiftyOne mistakenness"] == {"duplicate"}

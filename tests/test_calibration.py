@@ -33,7 +33,7 @@ def compute_probabilities(annotations: Boxes, found: Boxes, sizes: np.ndarray, c
 
 @pytest.fixture(scope="module")
 def case() -> Case:
-    return make_case(120)
+    return make_case(240)
 
 
 @pytest.fixture(scope="module")
@@ -55,9 +55,10 @@ def average_precision(wrong: np.ndarray, probability: np.ndarray) -> float:
     return float(average_precision_score(wrong, probability))
 
 
-# Of spurious boxes less is found, as the 7 % that the simulated detector misses look the same. Chance is 0.04.
+# Of spurious boxes less is found, as the 7 % that the simulated detector misses look the same. Chance is 0.04; ten seeds: badloc 0.92 to
+# 0.99, swap 0.80 to 0.92, spurious 0.40 to 0.61, duplicate 0.89 to 0.97.
 @pytest.mark.trained
-@pytest.mark.parametrize(("kind", "bound"), [("badloc", 0.8), ("swap", 0.8), ("spurious", 0.3), ("duplicate", 0.8)])
+@pytest.mark.parametrize(("kind", "bound"), [("badloc", 0.85), ("swap", 0.75), ("spurious", 0.33), ("duplicate", 0.82)])
 def test_planted_errors_rank_first(case: Case, probabilities: Probabilities, kind: str, bound: float) -> None:
     assert probabilities.calibrated
     expect(f"AP of {kind}", average_precision(case[2].kind == kind, probabilities.annotations[kind]), least=bound)
@@ -70,8 +71,8 @@ def test_overlooked_objects_rank_first_among_the_candidates(case: Case, probabil
     mine, theirs, _ = overlapping_pairs(candidates, removed, 0.5)
     taken = match_greedily(mine, theirs, probabilities.overlooked[mine])
     real = np.isin(np.arange(len(candidates)), mine[taken])
-    expect("share of the overlooked among the candidates", real.sum() / len(removed), least=0.85)
-    expect("AP of overlooked", average_precision(real, probabilities.overlooked), least=0.8)
+    expect("share of the overlooked among the candidates", real.sum() / len(removed), least=0.8)  # ten seeds: 0.85 to 0.97
+    expect("AP of overlooked", average_precision(real, probabilities.overlooked), least=0.8)  # ten seeds: 0.98 to 1
 
 
 # The sums were 0 where one empty tail decided the share.
@@ -80,7 +81,8 @@ def test_overlooked_objects_rank_first_among_the_candidates(case: Case, probabil
 def test_probabilities_add_up_to_what_was_planted(case: Case, probabilities: Probabilities, kind: str) -> None:
     planted = int((case[2].kind == kind).sum())
     believed = calibration.BELIEVED.get(kind, 1.0)
-    expect(f"expected {kind} a planted one", probabilities.annotations[kind].sum() / (believed * planted), least=0.6, most=1.5)
+    share = probabilities.annotations[kind].sum() / (believed * planted)
+    expect(f"expected {kind} a planted one", share, least=0.55, most=1.6)  # ten seeds: 0.62 to 1.4
 
 
 def test_probabilities_are_probabilities(probabilities: Probabilities) -> None:
@@ -128,8 +130,8 @@ def test_a_weak_detector_is_not_believed(blind: bool) -> None:
     scores = score_dataset(dataset, found, planting_rounds=2)
     issues = select_issues(scores, dataset)
     # 16 % of the annotations are wrong; believed, it would accuse most
-    expect("issues an annotation", issues.height / len(dataset.annotations), most=0.05)
-    expect("issues that are no duplicates", issues.filter(issues["issue_type"] != "duplicate").height, most=5)
+    expect("issues an annotation", issues.height / len(dataset.annotations), most=0.05)  # ten seeds: 0
+    expect("issues that are no duplicates", issues.filter(issues["issue_type"] != "duplicate").height, most=5)  # ten seeds: 0
 
 
 @pytest.mark.usefixtures("_small_models")
@@ -176,22 +178,19 @@ def test_no_image_is_judged_by_what_it_taught() -> None:
     images = 60
     wrong = np.tile([0, 1], images // 2)  # every other image's rows are planted
     image = np.repeat(np.arange(images), 20)
-    code = rng.permutation(images) * 1.0  # of no order: what was learnt of others says nothing
-    evidence = pl.DataFrame({"image": code[image]}, schema={"image": pl.Float32})
-    examples = Examples(evidence, wrong[image], image, np.full(len(image), -1))
 
-    def separation(folds: np.ndarray) -> float:
-        fitted = fit_ratio(examples, 1, evidence, image, folds, weight=np.ones(len(image)), directions={})
+    def separation(dealt_as: np.ndarray, folds: np.ndarray) -> float:
+        code = rng.permutation(images) * 1.0  # of no order: what was learnt of others says nothing
+        evidence = pl.DataFrame({"image": code[image]}, schema={"image": pl.Float32})
+        examples = Examples(evidence, wrong[image], dealt_as, np.full(len(image), -1))
+        fitted = fit_ratio(examples, 1, evidence, dealt_as, folds, weight=np.ones(len(image)), directions={})
         np.testing.assert_allclose(fitted.ratio, fitted.planted)
         return float(np.log(fitted.ratio[wrong[image] == 1]).mean() - np.log(fitted.ratio[wrong[image] == 0]).mean())
 
-    by_image = separation(deal_images(image, images, rng))
-    expect("separation by image", by_image, most=0.5)
+    by_image = [separation(image, deal_images(image, images, rng)) for _ in range(10)]
+    expect("separation by image", np.mean(by_image), most=0.5)  # ten seeds: -0.23 to 0.28
     scattered = rng.permutation(len(image)) % CROSS_FITS  # the test's own test: rows of one image dealt apart are recognised
-    torn = Examples(evidence, wrong[image], np.arange(len(image)), np.full(len(image), -1))
-    known = fit_ratio(torn, 1, evidence, np.arange(len(image)), scattered, weight=np.ones(len(image)), directions={})
-    recognised = np.log(known.ratio[wrong[image] == 1]).mean() - np.log(known.ratio[wrong[image] == 0]).mean()
-    expect("separation of images that are dealt apart", recognised, least=1.5)
+    expect("separation of images that are dealt apart", separation(np.arange(len(image)), scattered), least=1.5)  # ten seeds: 3 to 4.3
 
 
 @pytest.mark.parametrize("direction", [1, -1])

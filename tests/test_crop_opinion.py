@@ -32,8 +32,8 @@ def test_each_row_gets_its_own_opinion(opinion: CropOpinion) -> None:
     own = opinion.looks["crop_self_confidence"].to_numpy()
     clear = looks.boxes.category >= 2
     right, swapped = clear & (looks.kind == ""), clear & (looks.kind == "swap")
-    expect("median own confidence, right", np.median(own[right]), least=0.35)
-    expect("median own confidence, swapped", np.median(own[swapped]), most=0.15)
+    expect("median own confidence, right", np.median(own[right]), least=0.35)  # ten seeds: 0.48 to 0.54
+    expect("median own confidence, swapped", np.median(own[swapped]), most=0.15)  # ten seeds: 0.056 to 0.061
     expect("median background, spurious", np.median(opinion.looks["crop_background"].to_numpy()[looks.kind == "spurious"]), least=0.35)
     assert opinion.detections.height == len(opinion._found)
     assert not any(name.endswith("other_category") for name in opinion.looks.columns)
@@ -50,8 +50,8 @@ def test_crops_take_over_only_what_they_know(opinion: CropOpinion) -> None:
     facts = opinion.describe(tuple("abcde"), weak, {"a": 0.1, "b": 0.9, "c": None, "d": 0.8, "e": 0.8})
     assert [entry["category"] for entry in facts["weak"]] == ["a", "c"]
     assert [entry["category"] for entry in facts["took_over"]] == ["c"]  # 'a' looks like anything, and its crops do not know it either
-    expect("agreement of what takes over", facts["took_over"][0]["agreement"], least=GOOD_AGREEMENT)
-    expect("agreement of what looks like anything", facts["weak"][0]["agreement"], most=GOOD_AGREEMENT)
+    expect("agreement of what takes over", facts["took_over"][0]["agreement"], least=GOOD_AGREEMENT)  # 0.6; ten seeds: 0.99 to 1
+    expect("agreement of what looks like anything", facts["weak"][0]["agreement"], most=GOOD_AGREEMENT)  # ten seeds: 0 to 0.03
     assert facts["took_over"][0]["ap"] == 0
     pairs = facts["light"]["overlapping"]
     assert {name for pair in pairs for name in (pair["first"], pair["second"])} <= set("abcde")

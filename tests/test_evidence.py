@@ -6,7 +6,6 @@ import numpy as np
 import polars as pl
 import pytest
 from simulated import WIDTH, make_case, make_truth
-from trained import expect
 
 from detclean.boxes import Boxes
 from detclean.dataset import Dataset
@@ -184,14 +183,13 @@ def case() -> tuple[Dataset, Boxes, Planted, dict[str, np.ndarray]]:
     return dataset, found, planted, score_annotations_by_rules(table)
 
 
-@pytest.mark.trained
 @pytest.mark.parametrize("kind", ANNOTATION_TYPES)
 def test_each_rule_puts_its_own_type_above_the_rest(case: tuple[Dataset, Boxes, Planted, dict[str, np.ndarray]], kind: str) -> None:
     score, is_it = case[3][kind], case[2].kind == kind
     wrong, rest = score[is_it], score[case[2].kind == ""]
     assert ((score >= 0) & (score <= 1)).all()
     pairs = (wrong[:, None] > rest).mean() + (wrong[:, None] == rest).mean() / 2
-    expect(f"AUROC of {kind}", pairs, least=0.85)
+    assert pairs >= 0.85  # measured 0.90 to 1 here, 0.87 with two other seeds; 0.5 is chance
 
 
 def test_a_detector_that_sees_nothing_accuses_nobody() -> None:

@@ -38,8 +38,9 @@ def test_the_interval_holds_the_truth_in_most_simulated_data_sets() -> None:
         found = make_count(float(listed.probability.sum()), drawn)
         number = int((planted.kind != "").sum()) + len(planted.removed)
         held.append(found.low <= number <= found.high)
-        expect("upper end of the interval by what is expected", found.high / found.expected, most=4)  # else it says nothing
-    expect("intervals of three that hold the truth", sum(held), least=2)
+        # an interval that holds everything says nothing; ten seeds: 1.7 to 2.2
+        expect("upper end of the interval by what is expected", found.high / found.expected, most=4)
+    expect("intervals of three that hold the truth", sum(held), least=2)  # ten seeds: 3
 
 
 def test_what_is_sure_has_no_interval_and_what_is_not_has_one() -> None:

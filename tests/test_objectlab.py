@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from simulated import as_dataset, detect, make_case, make_truth
-from trained import expect
 
 from detclean.boxes import Boxes
 from detclean.dataset import Dataset
@@ -37,12 +36,11 @@ def average_precision(wrong: np.ndarray, quality: np.ndarray) -> float:
     return float(average_precision_score(wrong, -quality))
 
 
-@pytest.mark.trained
 def test_swaps_are_found_among_modest_confidences(case: Case, scores: ObjectLabScores, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset, found, planted, _ = case
     assert found.score is not None
     assert found.score.max() < 0.9
-    expect("AP of swap, where chance is 0.04", average_precision(planted.kind == "swap", scores.swap), least=0.6)
+    assert average_precision(planted.kind == "swap", scores.swap) >= 0.6  # measured 0.69; 0.04 is chance
     # cleanlab's own constants: what it gets then is the raw confidence, and it finds no swap and no overlooked object
     monkeypatch.setattr(objectlab, "compute_cut_offs", lambda annotations, detections, k: (np.full(k, 0.5), np.full(k, 0.95)))
     raw = compute_objectlab_scores(dataset.annotations, found, dataset.image_count, 5)
@@ -50,18 +48,16 @@ def test_swaps_are_found_among_modest_confidences(case: Case, scores: ObjectLabS
     assert np.isnan(raw.overlooked).all()
 
 
-@pytest.mark.trained
 def test_badly_located_boxes_score_lower(case: Case, scores: ObjectLabScores) -> None:
-    expect("AP of badloc, where chance is 0.04", average_precision(case[2].kind == "badloc", scores.badloc), least=0.25)
+    assert average_precision(case[2].kind == "badloc", scores.badloc) >= 0.25  # measured 0.38; 0.04 is chance
 
 
-@pytest.mark.trained
 def test_overlooked_scores_stand_at_the_detections_of_removed_objects(case: Case, scores: ObjectLabScores) -> None:
     dataset, found, planted, truth = case
     accused = np.flatnonzero(scores.overlooked < 0.5)
-    expect("accused detections", len(accused), least=10)
+    assert len(accused) >= 10
     first, _, _ = overlapping_pairs(found[accused], truth[planted.removed], 0.5)
-    expect("share of the accused that stand at removed objects", len(set(first.tolist())) / len(accused), least=0.9)
+    assert len(set(first.tolist())) >= 0.9 * len(accused)
     explained, _, _ = overlapping_pairs(found, dataset.annotations, 0.01)
     assert np.isnan(scores.overlooked[explained]).all() or (scores.overlooked[explained] > 0.5).mean() > 0.9
 
@@ -84,18 +80,13 @@ def test_an_overlooked_score_finds_its_detection_though_cleanlab_sorts_by_catego
     assert scores.image[0] > scores.image[1]
 
 
-@pytest.mark.trained
 def test_images_with_planted_errors_score_lower(case: Case, scores: ObjectLabScores) -> None:
     dataset, _, planted, truth = case
     wrong = planted.annotations.image_index[np.isin(planted.kind, ["swap", "badloc"])], truth.image_index[planted.removed]
     bad = np.isin(np.arange(dataset.image_count), np.concatenate(wrong))
     assert 20 < bad.sum() < 80
-    expect("score of good images above that of bad ones", scores.image[~bad].mean() - scores.image[bad].mean(), least=0)
-    expect(
-        "flags of bad images more than twice those of good ones",
-        scores.image_flag[bad].mean() - 2 * scores.image_flag[~bad].mean(),
-        least=0,
-    )
+    assert scores.image[bad].mean() < scores.image[~bad].mean()
+    assert scores.image_flag[bad].mean() > 2 * scores.image_flag[~bad].mean()
     assert ((scores.image >= 0) & (scores.image <= 1)).all()
 
 

@@ -178,7 +178,7 @@ def trained(place: Path) -> Path:
 def test_a_run_folder_is_as_the_contract_has_it(trained: Path) -> None:
     with open(trained / "issues.csv", newline="", encoding="utf-8") as f:
         rows = list(csv.DictReader(f))
-    expect("issues", len(rows), least=3)
+    expect("issues", len(rows), least=3)  # ten seeds: 10
     assert list(rows[0]) == COLUMNS
     assert [row["rank"] for row in rows] == [str(i + 1) for i in range(len(rows))]
     assert all(re.fullmatch(r"labels/train/\d\d\.txt:\d+", row["source"]) for row in rows if row["annotation_id"])
@@ -296,9 +296,9 @@ def test_changed_prediction_settings_repeat_no_training(place: Path, trained: Pa
     assert describe_tree(training) == before
     detections, earlier = (pl.read_parquet(path / "detections.parquet", glob=False) for path in (folder, trained))
     assert detections["score"].min() >= 0.0005
-    expect("least score of before", earlier["score"].min(), most=0.0004)
+    expect("least score of before", earlier["score"].min(), most=0.0004)  # ten seeds: 0.00026
     assert detections.group_by("image_id").len()["len"].max() == 2
-    expect("images with more than two detections before", (earlier.group_by("image_id").len()["len"] > 2).sum(), least=12)
+    expect("images with more than two detections before", (earlier.group_by("image_id").len()["len"] > 2).sum(), least=12)  # ten seeds: 24
 
 
 def test_the_cleaned_set_trains_as_it_is(place: Path, trained: Path) -> None:

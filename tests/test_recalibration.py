@@ -7,14 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import expit, logit
-from trained import SEED, expect
 
 from detclean.score.recalibration import MIN_DECISIONS, describe_precision, recalibrate
 
 
 def make_case(seed: int, shift: dict[int, float], n: int = 4000) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Promised probabilities, types, and what is true: per type the log-odds are off by `shift`."""
-    rng = np.random.default_rng(seed + 1000 * SEED)
+    rng = np.random.default_rng(seed)
     probability, kind = rng.uniform(0.3, 0.99, n), rng.integers(0, 3, n)
     true = expit(logit(probability) + np.array([shift.get(k, 0.0) for k in range(3)])[kind])
     return probability, kind, rng.random(n) < true
@@ -24,7 +23,6 @@ def calibration_error(probability: np.ndarray, wrong: np.ndarray, kind: np.ndarr
     return float(np.mean([abs(probability[kind == k].mean() - wrong[kind == k].mean()) for k in range(3)]))
 
 
-@pytest.mark.trained
 @pytest.mark.parametrize("count", [20, 60, 200])
 def test_a_type_that_promised_too_much_is_corrected(count: int) -> None:
     before, after = [], []
@@ -35,17 +33,16 @@ def test_a_type_that_promised_too_much_is_corrected(count: int) -> None:
         new = recalibrate(probability, kind, decided, wrong[decided])
         before.append(calibration_error(probability[rest], wrong[rest], kind[rest]))
         after.append(calibration_error(new[rest], wrong[rest], kind[rest]))
-    expect(f"error after {count} decisions by that before", np.mean(after) / np.mean(before), most={20: 0.85, 60: 0.75, 200: 0.5}[count])
+    assert np.mean(after) < {20: 0.85, 60: 0.75, 200: 0.5}[count] * np.mean(before)
 
 
-@pytest.mark.trained
 def test_decisions_that_agree_hardly_move_anything() -> None:
     moved = []
     for seed in range(10):
         probability, kind, wrong = make_case(seed, {})
-        decided = np.random.default_rng(seed + 1000 * SEED).permutation(len(wrong))[:40]
+        decided = np.random.default_rng(seed).permutation(len(wrong))[:40]
         moved.append(np.abs(recalibrate(probability, kind, decided, wrong[decided]) - probability).mean())
-    expect("mean change of a probability", np.mean(moved), most=0.06)
+    assert np.mean(moved) < 0.06
 
 
 def test_below_twenty_decisions_nothing_changes() -> None:
