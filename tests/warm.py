@@ -98,7 +98,7 @@ class WarmChild:
     def __init__(self, command: list[str], **given: Any) -> None:
         assert command[1:4] == ["-P", "-m", "detclean.detect.yolo_worker"]
         self.status: int | None = None
-        log = os.readlink(f"/proc/self/fd/{given['stdout'].fileno()}")
+        log = os.path.abspath(given["stdout"].name)
         self.pid = ask(job=command[4], folder=str(given["cwd"]), log=log, environment=given["env"])
 
     def poll(self) -> int | None:
