@@ -69,7 +69,7 @@ def open_executor(
         yield None
         return
     if find_spec("ray") is None:
-        raise ConfigError("executor.kind: ray, but Ray is not installed here; python -m pip install 'ray[client]', or set executor.kind=local")
+        raise ConfigError("executor.kind: ray, but Ray is not installed here; pip install 'ray[client]', or set executor.kind=local")
     cluster = Cluster(folder.resolve(), address, None if cpus == "auto" else int(cpus), gpus, at_once, paths, say)
     try:
         yield cluster

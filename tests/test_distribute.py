@@ -188,7 +188,7 @@ def test_local_is_this_machine_alone(tmp_path: Path) -> None:
 
 def test_without_ray_a_line_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(distribute, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"^executor\.kind: ray, but Ray is not installed here; python -m pip install 'ray\[client\]', or"):
+    with pytest.raises(ConfigError, match=r"^executor\.kind: ray, but Ray is not installed here; pip install 'ray\[client\]', or"):
         open_executor(tmp_path, **CLUSTER).__enter__()
 
 
