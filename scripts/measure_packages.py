@@ -2,7 +2,7 @@
 
     .venv/bin/python scripts/measure_packages.py [--most 10]
 
-MB of 1,000,000 bytes on the disk, compiled Python files included.
+MB of 1,000,000 bytes of what the packages brought, without Python files that were compiled on this machine.
 """
 
 import argparse
