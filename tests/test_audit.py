@@ -7,7 +7,6 @@ import os
 import pickle
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from pace import in_units
 from PIL import Image, ImageEnhance
 from rich.console import Console
 from tiny import describe_tree
@@ -181,15 +181,13 @@ def test_many_findings_of_a_kind_are_counted() -> None:
     assert "23 more" in findings[-1].message
 
 
-def test_two_hundred_thousand_boxes_take_seconds() -> None:
+def test_two_hundred_thousand_boxes_do_not_take_long() -> None:
     rng = np.random.default_rng(0)
     image = np.sort(rng.integers(0, 20_000, 200_000))
     low = rng.uniform(0, 600, (200_000, 2))
     rows = np.concatenate([image[:, None], rng.integers(0, 2, (200_000, 1)), low, low + rng.uniform(5, 40, (200_000, 2))], axis=1)
     dataset = make_dataset(rows, images=20_000, size=(640, 640))  # type: ignore[arg-type]
-    begin = time.perf_counter()
-    find_geometry_faults(dataset)
-    assert time.perf_counter() - begin < 5
+    assert in_units(lambda: find_geometry_faults(dataset)) < 20  # it is 2
 
 
 def photograph(seed: int, width: int = 120, height: int = 90) -> Image.Image:
@@ -531,7 +529,7 @@ def test_a_users_script_is_not_run_anew_in_every_process(tmp_path: Path) -> None
     assert done.stderr == ""
 
 
-def test_twenty_thousand_pictures_take_two_seconds() -> None:
+def test_twenty_thousand_pictures_do_not_take_long() -> None:
     rng = np.random.default_rng(0)
     phash = rng.integers(0, 2**64, 20_000, dtype=np.uint64)
     thumbnails = rng.integers(0, 256, (20_000, 1024), dtype=np.uint8)
@@ -541,12 +539,10 @@ def test_twenty_thousand_pictures_take_two_seconds() -> None:
     phash[10_004], thumbnails[10_004] = phash[3] ^ np.uint64(0x7FF), thumbnails[3]  # 11 bits away from 3, 1 from its copy
     phash[10_005], thumbnails[10_005] = phash[3] ^ np.uint64(0xFFF << 40), thumbnails[3]  # 12 away
     hashes = made_hashes(phash, thumbnails)
-    begin = time.perf_counter()
     duplicates = find_duplicates(hashes)
-    seconds = time.perf_counter() - begin
     assert set(duplicates["image_a"]) | set(duplicates["image_b"]) == {3, 10_000, 10_001, 10_002, 10_004}
     assert duplicates.height == 4
-    assert seconds < 4  # 0.5 s on an idle core
+    assert in_units(lambda: find_duplicates(hashes)) < 40  # it is 4
 
 
 def test_the_frames_of_a_still_camera_neither_fill_memory_nor_take_long() -> None:
@@ -554,10 +550,9 @@ def test_the_frames_of_a_still_camera_neither_fill_memory_nor_take_long() -> Non
     flips = np.uint64(1) << rng.integers(0, 64, (2, 3000)).astype(np.uint64)
     frame = rng.integers(0, 256, 1024)
     thumbnails = np.clip(frame + rng.integers(-5, 6, (3000, 1024)), 0, 255).astype(np.uint8)
-    begin = time.perf_counter()
-    duplicates = find_duplicates(made_hashes(np.uint64(77) ^ flips[0] ^ flips[1], thumbnails))
-    assert duplicates.height == 2999
-    assert time.perf_counter() - begin < 8
+    hashes = made_hashes(np.uint64(77) ^ flips[0] ^ flips[1], thumbnails)
+    assert find_duplicates(hashes).height == 2999
+    assert in_units(lambda: find_duplicates(hashes)) < 120  # it is 23
 
 
 def test_the_audit_puts_the_worst_first_and_keeps_the_readers_findings(tmp_path: Path) -> None:

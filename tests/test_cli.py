@@ -67,15 +67,17 @@ def pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pipeline:
 
 
 def test_help_answers_at_once() -> None:
-    seconds = []
-    for _ in range(3):
-        start = time.perf_counter()
-        done = subprocess.run([sys.executable, "-m", "detclean", "--help"], capture_output=True, text=True, check=True)
-        seconds.append(time.perf_counter() - start)
-    print(f"--help: {min(seconds):.3f} s")
-    assert "run" in done.stdout
-    assert "check" in done.stdout
-    assert min(seconds) < 2  # 0.1 s on an idle core; the promise is 0.5 s
+    """In little more than the time that the library of the command line takes to be imported."""
+
+    def take(*command: str) -> tuple[float, str]:
+        begin = time.perf_counter()
+        done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=True)
+        return time.perf_counter() - begin, done.stdout
+
+    helped, imported = zip(*((take("-m", "detclean", "--help"), take("-c", "import typer")) for _ in range(5)), strict=True)
+    assert "run" in helped[0][1]
+    assert "check" in helped[0][1]
+    assert min(helped)[0] < 4 * min(imported)[0]
 
 
 def test_nothing_heavy_is_imported_for_help() -> None:
