@@ -7,13 +7,14 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 .PHONY: install install-dev demo browser test check clean
 
 # What a user needs. The locks name every package with its version and hashes (scripts/lock), and nothing else is installed. opencv-python
-# needs the system's libGL, which servers and containers often lack; the headless build of the same version does not.
+# needs the system's libGL, which servers and containers often lack; the headless build of the same version does not. (editable_mode: by
+# setuptools' usual one a folder called detclean in the current directory, such as the clone, hides the package.)
 install: .venv/installed
 .venv/installed: pyproject.toml scripts/install locks/run.txt locks/headless.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is not Python 3.11 or newer; make PYTHON=python3.11 names another" >&2; exit 2; }
 	PYTHON=$(PYTHON) scripts/install .venv locks/run.txt
 	$(BIN)/python -c 'import cv2' 2>/dev/null || { $(PIP) uninstall --quiet --yes opencv-python opencv-python-headless && scripts/install .venv locks/headless.txt; }
-	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	$(PIP) install --quiet --no-deps --no-build-isolation --config-settings editable_mode=compat --editable .
 	$(BIN)/python -c 'import cv2, torch, torchvision, ultralytics'
 	touch $@
 
