@@ -31,7 +31,7 @@ class FindingLog:
         """Notes one finding; arguments as in Finding."""
         self._count[kind] += 1
         if self._count[kind] <= FINDINGS_PER_KIND:
-            self._kept.append(Finding(kind, severity, _as_text(where), _as_text(message)))
+            self._kept.append(Finding(kind, severity, as_text(where), as_text(message)))
 
     def finish(self) -> tuple[Finding, ...]:
         """All findings, those of a kind side by side."""
@@ -44,7 +44,7 @@ class FindingLog:
         return tuple(finding for group in groups.values() for finding in group)
 
 
-def _as_text(text: str) -> str:
+def as_text(text: str) -> str:
     """A text as UTF-8 can hold it: names of files may be other bytes, and JSON may hold half of a character."""
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 

@@ -16,6 +16,7 @@ from detclean.audit import count_faults
 from detclean.audit.places import Place, find_places
 from detclean.dataset import Dataset, Finding
 from detclean.errors import ConfigError
+from detclean.formats.records import as_text
 from detclean.show.progress import clean_text
 from detclean.show.summary import open_console
 
@@ -77,7 +78,7 @@ def _write_json(finding: Finding, place: Place) -> str:
         "where": finding.where,
         "message": finding.message,
     }
-    return json.dumps({name: _as_text(value) if isinstance(value, str) else value for name, value in document.items()})
+    return json.dumps({name: as_text(value) if isinstance(value, str) else value for name, value in document.items()})
 
 
 def _write_command(finding: Finding, place: Place) -> str:
@@ -85,11 +86,6 @@ def _write_command(finding: Finding, place: Place) -> str:
     known = {"file": _show_path(place.file), "line": place.line, "title": finding.kind}
     properties = ",".join(f"{name}={str(value).translate(PROPERTY)}" for name, value in known.items() if value is not None)
     return clean_text(f"::{COMMANDS[finding.severity]} {properties}::{str(finding).translate(MESSAGE)}")
-
-
-def _as_text(text: str) -> str:
-    """Text that UTF-8 can hold: names of files may be other bytes."""
-    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _show_path(file: Path | None) -> str | None:
